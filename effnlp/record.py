@@ -1,0 +1,130 @@
+"""What a run leaves behind: ``record.json``, written once and whole, and ``events.jsonl`` while it goes.
+
+Keys of values are flat, carry their unit and are the same in files, dashboards and reports, for instance
+``val/accuracy``, ``cost/finetuning/own/seconds``, ``infer/single_stream/flops``. What could not be measured
+is not among the values; ``absent`` says why.
+"""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+EVALUATOR = "1"
+"""Version of what is measured and how. Raised when the same model would get other figures."""
+
+COMPLETED = "completed"
+FAILED = "failed"
+
+
+@dataclass
+class Record:
+    """One run.
+
+    Attributes:
+        status: ``completed`` or ``failed``.
+        identity: Who and where: ``config_hash``, ``seed_init``, ``seed_order``, ``task``,
+            ``task_fingerprint``, ``recipe``, ``effnlp``, ``evaluator``, ``git_commit``, ``python``,
+            ``packages``, ``machine``, ``overrides``, ``started``, ``finished`` (ISO 8601, UTC).
+        choices: Config group to the choice made in it, ``{"peft": "lora", "data/filter": "a+b"}``.
+        config: The resolved config.
+        values: Flat keys to finite numbers.
+        absent: Keys that could not be measured, with the reason.
+        notes: What is said in words: ``energy/method``, operators left uncounted, what a method did.
+        reason: For a failed run one of ``nan``, ``oom``, ``interrupted``, ``killed``, ``disk``, ``error``.
+        message: For a failed run, what happened, in a sentence or a traceback's last line.
+    """
+
+    status: str
+    identity: dict[str, Any]
+    choices: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+    message: str | None = None
+    schema: int = SCHEMA
+
+    def put(self, values: Mapping[str, float | int | None], absent: Mapping[str, str] | None = None) -> None:
+        """Add values. None goes to ``absent`` (with the reason given there, if any).
+
+        Raises:
+            ValueError: If a value is NaN or infinite; such a run has failed.
+        """
+        reasons = dict(absent or {})
+        for key, value in values.items():
+            if value is None:
+                reasons.setdefault(key, "not measured")
+            elif not math.isfinite(value):
+                raise ValueError(f"{key} is {value}; a record holds finite numbers only")
+            else:
+                self.values[key] = float(value)
+        self.absent.update({key: why for key, why in reasons.items() if key not in self.values})
+
+    def save(self, folder: Path) -> Path:
+        """Write ``record.json`` so that a reader sees the old file or the new one, never a part."""
+        path = folder / "record.json"
+        write_atomically(path, json.dumps(asdict(self), indent=1, allow_nan=False, default=str))
+        return path
+
+    @classmethod
+    def load(cls, folder: Path) -> "Record":
+        """Read ``record.json`` of ``folder``.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If the file is damaged or of a newer schema.
+        """
+        path = folder / "record.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not a record: {error}") from error
+        if not isinstance(content, dict) or content.get("schema", 0) > SCHEMA or "status" not in content:
+            found = content.get("schema") if isinstance(content, dict) else None
+            raise ValueError(f"{path} has schema {found}; this effnlp reads up to {SCHEMA}")
+        known = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
+        return cls(**known)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` beside ``path`` and rename it into place; a full disk leaves the old file whole."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+class Events:
+    """Appends what happens during a run to ``events.jsonl``, a line each, with the time in seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "events.jsonl"
+
+    def add(self, kind: str, **what: Any) -> None:
+        """Append one event. Numbers that are not finite become None."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in what.items()}
+        line = json.dumps({"time": round(time.time(), 3), "event": kind, **clean}, default=str)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """All whole events so far; a torn last line (a kill, a full disk) is passed over."""
+        if not self.path.exists():
+            return
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                yield json.loads(line)
