@@ -1,0 +1,230 @@
+"""The menu: which choices each config group has, and what their modules say of themselves.
+
+Everything is read as text: configs as YAML, modules as syntax trees. Nothing is imported, so that the menu,
+tab completion and legality need no heavy package.
+"""
+
+import argparse
+import ast
+import difflib
+import functools
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Capabilities = dict[str, tuple[str, ...]]
+"""Moment (``build``, ``prepare``, ``during``, ``finish``) to names of capabilities."""
+
+NOT_METHODS = ("run", "sweep", "hydra")
+
+
+def conf_dir() -> Path:
+    """Where the configs lie: beside the package in a checkout, inside it in a wheel."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One config of a group.
+
+    Attributes:
+        group: For instance ``compression/pruning``.
+        name: For instance ``magnitude``.
+        target: Dotted name of what the config makes; None for plain settings.
+        summary: First line of its module's docstring (of the config's leading comment, if it has no module).
+        source: What the docstring names as the paper, or empty.
+        keys: The settings that the config itself holds.
+    """
+
+    group: str
+    name: str
+    target: str | None = None
+    summary: str = ""
+    source: str = ""
+    requires: Capabilities = field(default_factory=dict)
+    provides: Capabilities = field(default_factory=dict)
+    removes: Capabilities = field(default_factory=dict)
+    keys: dict[str, Any] = field(default_factory=dict)
+
+
+def groups(folders: Sequence[Path]) -> list[str]:
+    """All config groups below ``folders`` that hold a config, sorted."""
+    found = {
+        path.parent.relative_to(folder).as_posix()
+        for folder in folders
+        for path in folder.rglob("*.yaml")
+        if path.parent != folder
+    }
+    return sorted(group for group in found if group.split("/")[0] not in NOT_METHODS)
+
+
+def choice_names(group: str, folders: Sequence[Path]) -> list[str]:
+    """Names of the choices of a group, the neutral one first."""
+    names = {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
+    return sorted(names, key=lambda name: (name != "none", name))
+
+
+def choices(group: str, folders: Sequence[Path]) -> list[Choice]:
+    """The choices of a group, the neutral one first."""
+    return [read_choice(group, name, folders) for name in choice_names(group, folders)]
+
+
+def read_choice(group: str, name: str, folders: Sequence[Path]) -> Choice:
+    """One choice with what its module says.
+
+    Raises:
+        ValueError: If the group has no such choice; names near matches.
+    """
+    for folder in folders:
+        path = folder / group / f"{name}.yaml"
+        if path.is_file():
+            break
+    else:
+        raise ValueError(f"{group} has no choice {name!r}{suggest(name, choice_names(group, folders))}")
+    import yaml
+
+    text = path.read_text(encoding="utf-8")
+    content = yaml.load(text, Loader=yaml.SafeLoader) or {}
+    target = content.get("_target_")
+    keys = {key: value for key, value in content.items() if not key.startswith("_") and key != "defaults"}
+    comment = next(
+        (
+            line.lstrip("# ")
+            for line in text.splitlines()
+            if line.startswith("#") and "@package" not in line and not line.startswith("# effnlp ")
+        ),
+        "",
+    )
+    said = describe(target) if target else None
+    own_module = target is not None and target.rsplit(".", 2)[-2] == name
+    return Choice(
+        group=group,
+        name=name,
+        target=target,
+        summary=said.summary if said and (own_module or not comment) else comment,
+        source=said.source if said else "",
+        requires=said.constants.get("REQUIRES", {}) if said else {},
+        provides=said.constants.get("PROVIDES", {}) if said else {},
+        removes=said.constants.get("REMOVES", {}) if said else {},
+        keys=keys,
+    )
+
+
+@dataclass(frozen=True)
+class ModuleText:
+    """What a module says of itself, read without importing it."""
+
+    summary: str
+    source: str
+    constants: dict[str, Capabilities]
+
+
+@functools.cache
+def describe(target: str) -> ModuleText:
+    """Parse the module that defines ``target`` (``package.module.name``).
+
+    Raises:
+        ValueError: If there is no such module.
+    """
+    module = target.rpartition(".")[0]
+    path = module_path(module)
+    if path is None:
+        raise ValueError(f"_target_ {target!r}: there is no module {module!r}")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstring = ast.get_docstring(tree) or ""
+    source = re.search(r"^Sources?: (.+?)(?:\n\s*\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
+    constants: dict[str, Capabilities] = {}
+    for node in tree.body:
+        names = (
+            [n.id for n in node.targets if isinstance(n, ast.Name)]
+            if isinstance(node, ast.Assign)
+            else [node.target.id]
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+            else []
+        )
+        value = getattr(node, "value", None)
+        for name in names:
+            if name in ("REQUIRES", "PROVIDES", "REMOVES") and value is not None:
+                constants[name] = {k: tuple(v) for k, v in ast.literal_eval(value).items()}
+    return ModuleText(
+        summary=docstring.partition("\n")[0],
+        source=" ".join(source.group(1).split()) if source else "",
+        constants=constants,
+    )
+
+
+def module_path(module: str) -> Path | None:
+    """The file of a module, found without running it (nor, for our own modules, its package)."""
+    root, *rest = module.split(".")
+    if root == "effnlp":
+        path = Path(__file__).parent.joinpath(*rest)
+        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+            if candidate.is_file():
+                return candidate
+        return None
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """The end of an error message: near matches if there are any, else what there is."""
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    if near:
+        return "; did you mean " + " or ".join(repr(name) for name in near) + "?"
+    return f"; there is {', '.join(known)}" if known else ""
+
+
+def main(arguments: list[str]) -> int:
+    """``effnlp methods [group]``: print the menu."""
+    parser = argparse.ArgumentParser(
+        prog="effnlp methods",
+        description="Every choice of every config group: what it does, its paper, what it needs and removes.",
+        epilog="examples:\n  effnlp methods\n  effnlp methods peft\n  effnlp methods compression",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("group", nargs="?", help="only this group, or all groups below it")
+    parser.add_argument("--config-dir", type=Path, help="a folder with configs of your own")
+    options = parser.parse_args(arguments)
+    folders = [conf_dir()] + ([options.config_dir] if options.config_dir else [])
+    every = groups(folders)
+    wanted = [
+        g for g in every if options.group is None or (g + "/").startswith(options.group.rstrip("/") + "/")
+    ]
+    if not wanted:
+        sys.stderr.write(
+            f"effnlp methods: there is no group {options.group!r}{suggest(options.group, every)}\n"
+        )
+        return 2
+    for line in menu_lines(wanted, folders):
+        sys.stdout.write(line + "\n")
+    return 0
+
+
+def menu_lines(wanted: Sequence[str], folders: Sequence[Path]) -> Iterator[str]:
+    """The menu as text, a block a group."""
+    for group in wanted:
+        yield group
+        found = choices(group, folders)
+        width = max(len(choice.name) for choice in found)
+        for choice in found:
+            yield f"  {choice.name:<{width}}  {choice.summary}"
+            indent = " " * (width + 4)
+            if choice.source:
+                yield f"{indent}{choice.source}"
+            for label, capabilities in (
+                ("needs", choice.requires),
+                ("gives", choice.provides),
+                ("removes", choice.removes),
+            ):
+                if capabilities:
+                    moments = "; ".join(f"{', '.join(names)} ({m})" for m, names in capabilities.items())
+                    yield f"{indent}{label} {moments}"
+        yield ""
