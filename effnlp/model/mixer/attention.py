@@ -1,0 +1,46 @@
+"""Multi-head softmax attention, computed by torch's fused kernel.
+
+Source: Vaswani et al. (2017), https://arxiv.org/abs/1706.03762
+
+Legend: B batch, T tokens, D width, H heads, E width of a head.
+"""
+
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from effnlp.model.heads import check_heads, merge_heads, split_heads
+
+PROVIDES = {"build": ("attention_heads",)}
+
+
+class Attention(nn.Module):
+    """Each token reads every token of its text.
+
+    Unlike the paper, the attention weights have no dropout, so that the fused kernel serves training too.
+
+    Args:
+        width: D.
+        heads: H, a divisor of D.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = check_heads(width, heads)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+
+    def linear_roles(self) -> dict[str, str]:
+        """Role to the name of the module in that role."""
+        return {"query": "query", "key": "key", "value": "value", "attention_output": "output"}
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """``hidden`` (B, T, D) and ``mask`` (B, T), 1 for tokens, to (B, T, D)."""
+        mixed = scaled_dot_product_attention(
+            split_heads(self.query(hidden), self.heads),
+            split_heads(self.key(hidden), self.heads),
+            split_heads(self.value(hidden), self.heads),
+            attn_mask=mask.bool()[:, None, None, :],
+        )  # (B, H, T, E)
+        return self.output(merge_heads(mixed))

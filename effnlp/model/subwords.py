@@ -1,0 +1,95 @@
+"""Subword tokenizers: one trained on a task's own texts, or one that came with a pretrained model."""
+
+from collections.abc import Iterable, Sequence
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from effnlp.data.encodings import Encodings
+
+PAD, START, SEPARATOR = "[PAD]", "[CLS]", "[SEP]"
+PAD_ID = 0  # the trainer numbers the special tokens first, in their order
+
+
+class SubwordTokenizer:
+    """Ids of texts by a fast tokenizer. Picklable.
+
+    Args:
+        backend: Adds the special tokens itself. It is copied: its padding and truncation are set here.
+        max_length: Longest input in tokens, special tokens included; longer texts are cut at their end,
+            of a pair the longer text first.
+        pad_id: What fills a row.
+        type_ids: Whether pairs come with type ids. Single texts never do.
+    """
+
+    def __init__(self, backend: Tokenizer, max_length: int, pad_id: int, type_ids: bool = True) -> None:
+        special = max(backend.num_special_tokens_to_add(is_pair) for is_pair in (False, True))
+        if max_length <= special:
+            raise ValueError(f"max_length must exceed the {special} special tokens, got {max_length}")
+        self.backend = Tokenizer.from_str(backend.to_str())
+        self.backend.no_padding()
+        self.backend.enable_truncation(max_length, strategy="longest_first")
+        self.max_length = max_length
+        self.pad_id = pad_id
+        self.type_ids = type_ids
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many ids there are, special tokens included."""
+        return self.backend.get_vocab_size()
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encodings:
+        """Ids of each text (with its partner, for pairs), cut at ``max_length``.
+
+        Raises:
+            ValueError: If ``pairs`` has another length than ``texts``.
+        """
+        inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+        rows = self.backend.encode_batch_fast(inputs)
+        return Encodings.from_lists(
+            [row.ids for row in rows],
+            self.pad_id,
+            [row.type_ids for row in rows] if pairs is not None and self.type_ids else None,
+            truncated=sum(bool(row.overflowing) for row in rows),
+        )
+
+
+def train_byte_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
+    """Byte-level BPE over lower-cased NFKC text; no text has an unknown token.
+
+    Bytes rather than WordPiece: the ids of WordPiece's continuing pieces depend on the order of a hash
+    table and differ from process to process.
+    A text is ``[CLS] text``, a pair ``[CLS] first [SEP] second``; what follows the separator has type 1.
+
+    Source: Sennrich et al. (2016), https://arxiv.org/abs/1508.07909
+
+    Args:
+        texts: What it learns from.
+        vocabulary_size: Upper bound, special tokens and 256 bytes included; few texts give fewer merges.
+
+    Raises:
+        ValueError: If ``vocabulary_size`` leaves no room for the bytes.
+    """
+    special = [PAD, START, SEPARATOR]
+    smallest = 256 + len(special)
+    if vocabulary_size < smallest:
+        raise ValueError(f"vocabulary_size must be at least {smallest}, got {vocabulary_size}")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary_size,
+            min_frequency=2,
+            special_tokens=special,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        ),
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A",
+        pair=f"{START} $A {SEPARATOR} $B:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (START, SEPARATOR)],
+    )
+    return tokenizer
