@@ -66,7 +66,8 @@ class Record:
                 raise ValueError(f"{key} is {value}; a record holds finite numbers only")
             else:
                 self.values[key] = float(value)
-        self.absent.update({key: why for key, why in reasons.items() if key not in self.values})
+        reasons = {**self.absent, **reasons}
+        self.absent = {key: why for key, why in reasons.items() if key not in self.values}
 
     def save(self, folder: Path) -> Path:
         """Write ``record.json`` so that a reader sees the old file or the new one, never a part."""
@@ -85,12 +86,21 @@ class Record:
         path = folder / "record.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not a record: {error}") from error
-        if not isinstance(content, dict) or content.get("schema", 0) > SCHEMA or "status" not in content:
-            found = content.get("schema") if isinstance(content, dict) else None
-            raise ValueError(f"{path} has schema {found}; this effnlp reads up to {SCHEMA}")
+        if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
+            raise ValueError(f"{path} is not a record: it has no schema")
+        if content["schema"] > SCHEMA:
+            raise ValueError(f"{path} has schema {content['schema']}; this effnlp reads up to {SCHEMA}")
         known = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
+        mappings = [known.get(name, {}) for name in ("choices", "config", "values", "absent", "notes")]
+        if not isinstance(known.get("status"), str) or not all(
+            isinstance(mapping, dict) for mapping in [known.get("identity"), *mappings]
+        ):
+            raise ValueError(f"{path} is not a record: status, identity or values are missing or damaged")
+        for key, value in known.get("values", {}).items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"{path} is not a record: {key} is {value!r}, not a finite number")
         return cls(**known)
 
 
@@ -108,6 +118,17 @@ def write_atomically(path: Path, text: str) -> None:
             beside.unlink(missing_ok=True)
 
 
+def finite_or_none(value: Any) -> Any:
+    """``value`` with None in place of every float, at any depth, that is NaN or infinite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite_or_none(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(part) for part in value]
+    return value
+
+
 class Events:
     """Appends what happens during a run to ``events.jsonl``, a line each, with the time in seconds."""
 
@@ -116,10 +137,13 @@ class Events:
 
     def add(self, kind: str, **what: Any) -> None:
         """Append one event. Numbers that are not finite become None."""
-        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in what.items()}
-        line = json.dumps({"time": round(time.time(), 3), "event": kind, **clean}, default=str)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        line = json.dumps({"time": round(time.time(), 3), "event": kind, **finite_or_none(what)}, default=str)
+        with self.path.open("ab+") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a torn line must not take this event with it
+                    line = "\n" + line
+            file.write(line.encode() + b"\n")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """All whole events so far; a torn last line (a kill, a full disk) is passed over."""

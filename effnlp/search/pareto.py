@@ -36,9 +36,17 @@ def on_frontier(values: np.ndarray) -> np.ndarray:
     """
     if values.size and np.isnan(values).any():
         raise ValueError("a point with NaN cannot be ranked")
-    no_worse = np.all(values[:, None, :] <= values[None, :, :], axis=2)  # (n, n): i no worse than j
-    better = np.any(values[:, None, :] < values[None, :, :], axis=2)
-    return ~np.any(no_worse & better, axis=0)
+    mask = np.zeros(len(values), dtype=bool)
+    kept = np.empty_like(values)
+    size = 0
+    # Whatever dominates a point comes before it in lexicographic order, so the frontier so far decides.
+    for index in np.lexsort(values.T[::-1]):
+        point, frontier = values[index], kept[:size]
+        if not np.any(np.all(frontier <= point, axis=1) & np.any(frontier < point, axis=1)):
+            mask[index] = True
+            kept[size] = point
+            size += 1
+    return mask
 
 
 def hypervolume(values: np.ndarray, reference: np.ndarray) -> float:
