@@ -8,15 +8,23 @@
 A method that acts once may be a bare function from model to model: that is its ``finish``. What a method
 needs, gives and takes away is written as literal constants of its module, so that it is read without
 importing it (:mod:`effnlp.legality`).
+
+Two optional attributes tell the rest of a run what it has to know:
+
+- ``settled_after`` of a method, in [0, 1], 0 where it is absent: the share of the training steps before which
+  the model is not yet what the method makes of it (a pruning schedule still rising, exits still untrained).
+  Up to there no checkpoint may be chosen as the best and nothing may stop early.
+- ``phase`` of a model, an int: changes when the work of a training step does. FLOPs counted in one phase do
+  not hold for another.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from pytorch_lightning import Callback
+    from pytorch_lightning import Callback, Trainer
 
     from effnlp.data.encodings import Batch
 
@@ -52,3 +60,47 @@ def finish(method: Any, model: nn.Module) -> nn.Module:
     if callable(method) and not hasattr(method, "prepare") and not hasattr(method, "callbacks"):
         return method(model)
     return model
+
+
+def settled_after(methods: Sequence[Any]) -> float:
+    """The share of the training steps from which on a checkpoint is what all methods make of the model.
+
+    Raises:
+        ValueError: If a method names a share outside [0, 1].
+    """
+    latest = 0.0
+    for method in methods:
+        share = float(getattr(method, "settled_after", 0.0))
+        if not 0 <= share <= 1:
+            raise ValueError(f"settled_after of {type(method).__name__} must be in [0, 1], got {share}")
+        latest = max(latest, share)
+    return latest
+
+
+def progress(trainer: "Trainer") -> tuple[int, int]:
+    """Optimizer steps done, and steps in all.
+
+    Schedules follow these two alone, so that a resumed run equals an uninterrupted one.
+
+    Raises:
+        ValueError: If the training has no end that could be counted in steps.
+    """
+    total = trainer.estimated_stepping_batches
+    if total == float("inf"):
+        raise ValueError("a schedule needs an end: set the trainer's max_steps or max_epochs")
+    return trainer.global_step, int(total)
+
+
+def note(model: nn.Module, method: str, values: Mapping[str, float]) -> None:
+    """Write down on the model what a method did to it, for the record.
+
+    Args:
+        method: The path of the method's config without its choice, ``compression/pruning``.
+        values: Name with its unit to the value: ``zeros``, ``layers``, ``sparsity``.
+    """
+    model.applied = {**applied(model), method: dict(values)}  # type: ignore[assignment]
+
+
+def applied(model: nn.Module) -> dict[str, dict[str, float]]:
+    """What methods noted on the model, by method."""
+    return getattr(model, "applied", {})

@@ -1,0 +1,55 @@
+"""Find layers of a model's encoder and put others in their place.
+
+Methods that wrap, prune or quantize work on the encoder. The head stays as it is: it is tiny, and it is what
+the task itself trains.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from torch import nn
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def encoder_of(model: nn.Module) -> nn.Module:
+    """``model.encoder``, known to be a module."""
+    encoder = model.encoder
+    if not isinstance(encoder, nn.Module):
+        raise TypeError(f"{type(model).__name__}.encoder must be a module, got {encoder!r}")
+    return encoder
+
+
+def encoder_layers(model: nn.Module, kind: type[Layer]) -> dict[str, Layer]:
+    """The encoder's modules of a kind, by their names inside the encoder; a shared module comes once.
+
+    Args:
+        model: Has the attribute ``encoder``.
+        kind: For instance ``nn.Linear``.
+
+    Raises:
+        ValueError: If there is none: a method without a target must not pass for one that was applied.
+    """
+    encoder = encoder_of(model)
+    found = {name: module for name, module in encoder.named_modules() if isinstance(module, kind)}
+    if not found:
+        raise ValueError(f"nothing to do: {type(encoder).__name__} has no {kind.__name__} layer")
+    return found
+
+
+def replace_layers(
+    root: nn.Module, targets: Iterable[Layer], make: Callable[[Layer], nn.Module]
+) -> nn.Module:
+    """Put ``make(target)`` wherever ``root`` has ``target``, in place, and return ``root``.
+
+    A module that several places share is made once and stays shared.
+    """
+    new = {id(target): make(target) for target in targets}
+    places = [
+        (name, new[id(module)])
+        for name, module in root.named_modules(remove_duplicate=False)
+        if id(module) in new
+    ]
+    for name, module in places:
+        root.set_submodule(name, module)
+    return root
