@@ -169,7 +169,7 @@ class BackboneEncoder(nn.Module):
         roles = self.linear_roles()
         with torch.no_grad():
             for name in [*roles.get("attention_output", []), *roles["feedforward_down"]]:
-                self.get_submodule(name).weight.div_(math.sqrt(2 * self.depth))
+                self.get_parameter(f"{name}.weight").div_(math.sqrt(2 * self.depth))
 
     @property
     def depth(self) -> int:
