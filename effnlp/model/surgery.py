@@ -20,20 +20,21 @@ def encoder_of(model: nn.Module) -> nn.Module:
     return encoder
 
 
-def encoder_layers(model: nn.Module, kind: type[Layer]) -> dict[str, Layer]:
-    """The encoder's modules of a kind, by their names inside the encoder; a shared module comes once.
+def encoder_layers(model: nn.Module, *kinds: type[Layer]) -> dict[str, Layer]:
+    """The encoder's modules of some kinds, by their names inside the encoder; a shared module comes once.
 
     Args:
         model: Has the attribute ``encoder``.
-        kind: For instance ``nn.Linear``.
+        kinds: For instance ``nn.Linear``.
 
     Raises:
         ValueError: If there is none: a method without a target must not pass for one that was applied.
     """
     encoder = encoder_of(model)
-    found = {name: module for name, module in encoder.named_modules() if isinstance(module, kind)}
+    found = {name: module for name, module in encoder.named_modules() if isinstance(module, kinds)}
     if not found:
-        raise ValueError(f"nothing to do: {type(encoder).__name__} has no {kind.__name__} layer")
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"nothing to do: {type(encoder).__name__} has no {wanted} layer")
     return found
 
 

@@ -1,0 +1,82 @@
+"""Dynamic int8: integer weights, activations rounded token by token, products in integer arithmetic.
+
+Source: Zafrir et al. (2019), https://arxiv.org/abs/1910.06188
+
+Legend: I width in, O width out, R rows (the tokens of all texts of a batch).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from effnlp.compression.quantization.integer import quantize_rows, quantize_tables
+from effnlp.method import note
+from effnlp.model.surgery import encoder_layers, replace_layers
+
+REQUIRES = {"finish": ("linear_layers", "float_linear_layers", "embeddings")}
+REMOVES = {"finish": ("float_linear_layers", "trainable_weights")}
+
+ROWS_AT_ONCE = 256
+"""Rows that pass through all steps together, so that what lies between them stays in the cache: less than
+half the time of whole matrices at 2048 × 384 → 1536 (benchmarks/int8_linear.py)."""
+
+
+class DynamicInt8Linear(nn.Module):
+    """A linear layer for inference: int8 times int8, summed up in int32.
+
+    Weights have one scale an output channel. Activations have one scale a row, found when they come, so that
+    the result for a token does not depend on the other tokens of the batch. There is no gradient.
+    """
+
+    integers: Tensor
+    scales: Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        integers, scales = quantize_rows(linear.weight.detach().float())
+        self.register_buffer("integers", integers)  # (O, I)
+        self.register_buffer("scales", scales.squeeze(1))  # (O,)
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, I) to (…, O)."""
+        rows = x.reshape(-1, self.in_features).float()  # (R, I)
+        out = rows.new_empty(rows.shape[0], self.out_features)  # (R, O)
+        for piece, result in zip(rows.split(ROWS_AT_ONCE), out.split(ROWS_AT_ONCE), strict=True):
+            integers, scales = quantize_rows(piece)
+            result.copy_(torch._int_mm(integers, self.integers.t()))
+            result.mul_(scales).mul_(self.scales)
+            if self.bias is not None:
+                result.add_(self.bias)
+        return out.view(*x.shape[:-1], self.out_features).to(x.dtype)
+
+
+def integer_products_are_exact() -> bool:
+    """Whether this machine sums up int8 products without saturating, as x86 before VNNI does in 16 bits."""
+    largest = torch.full((32, 64), 127, dtype=torch.int8)
+    return bool((torch._int_mm(largest, -largest.t()) == -64 * 127 * 127).all())
+
+
+def quantize_dynamically(model: nn.Module, embeddings: bool = True) -> nn.Module:
+    """Turn every linear layer of the encoder into an integer one, in place; the head stays float.
+
+    Unlike the paper, nothing is trained with the rounding, and norms and softmax stay float.
+
+    Args:
+        embeddings: Keep the embedding tables in int8, too; their rows become floats when they are read.
+
+    Raises:
+        ValueError: If the encoder has no linear layer or, with ``embeddings``, no table.
+        RuntimeError: If the integer products of this machine are wrong.
+    """
+    if not integer_products_are_exact():
+        raise RuntimeError(
+            "the int8 products of this CPU saturate (no VNNI); use compression/quantization=int8_weight_only"
+        )
+    linears = encoder_layers(model, nn.Linear)
+    table_weights = quantize_tables(model) if embeddings else 0
+    replace_layers(model, linears.values(), DynamicInt8Linear)
+    weights = sum(linear.weight.numel() for linear in linears.values()) + table_weights
+    note(model, "compression/quantization", {"layers": len(linears), "int8_weights": weights})
+    return model

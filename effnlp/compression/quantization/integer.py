@@ -1,0 +1,136 @@
+"""Symmetric int8 numbers, and layers that keep their weights in them.
+
+One scale a row: 127 stands for the largest magnitude of the row, 0 for 0, so that zeros stay zeros.
+
+Legend: I width in, O width out, V vocabulary, D width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn import functional as F
+
+from effnlp.model.surgery import encoder_layers, replace_layers
+
+LARGEST = 127  # -128 stays unused: the range is symmetric
+
+
+def quantize_rows(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Round each row to the nearest of 255 evenly spaced numbers.
+
+    Args:
+        values: (R, C) float.
+
+    Returns:
+        int8 (R, C), and the scales (R, 1) in the type of ``values``: ``integers * scales`` is near
+        ``values``, at most half a scale away. A row of zeros has the smallest scale there is.
+    """
+    scales = values.abs().amax(1, keepdim=True).div_(LARGEST)  # (R, 1)
+    scales.clamp_min_(torch.finfo(values.dtype).tiny)
+    return torch.div(values, scales).round_().to(torch.int8), scales
+
+
+class Int8Linear(nn.Module):
+    """A frozen linear layer with int8 weights, one scale an output channel; the bias stays a float parameter.
+
+    The arithmetic is in float: what is saved is memory, not work.
+    """
+
+    integers: Tensor
+    scales: Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        integers, scales = quantize_rows(linear.weight.detach())
+        self.register_buffer("integers", integers)  # (O, I)
+        self.register_buffer("scales", scales.squeeze(1))  # (O,)
+        self.bias = linear.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """(O, I) float: what the integers stand for."""
+        return self.integers.to(self.scales.dtype) * self.scales.unsqueeze(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, I) to (…, O)."""
+        product = ProductWithIntegers.apply(x, self.integers) * self.scales  # (…, O)
+        return product if self.bias is None else product + self.bias
+
+
+class ProductWithIntegers(torch.autograd.Function):
+    """``x @ integers.T``; the float copy is gone after the product, not after the backward pass."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, integers: Tensor) -> Tensor:
+        """``x`` (…, I) and ``integers`` (O, I) to (…, O)."""
+        ctx.save_for_backward(integers)
+        return F.linear(x, integers.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """``gradient`` (…, O) to (…, I)."""
+        (integers,) = ctx.saved_tensors
+        return gradient @ integers.to(gradient.dtype), None
+
+
+class Int8Embedding(nn.Module):
+    """A frozen table of int8 rows, one scale a row; stands for ``nn.Embedding`` or ``nn.EmbeddingBag``."""
+
+    integers: Tensor
+    scales: Tensor
+
+    def __init__(self, table: nn.Embedding | nn.EmbeddingBag) -> None:
+        super().__init__()
+        if table.max_norm is not None:
+            raise ValueError(f"a table with max_norm changes when it is read, got max_norm={table.max_norm}")
+        integers, scales = quantize_rows(table.weight.detach())
+        self.register_buffer("integers", integers)  # (V, D)
+        self.register_buffer("scales", scales)  # (V, 1)
+        self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
+        self.padding_idx = table.padding_idx
+        self.mode = table.mode if isinstance(table, nn.EmbeddingBag) else None
+        self.include_last_offset = isinstance(table, nn.EmbeddingBag) and table.include_last_offset
+
+    @property
+    def weight(self) -> Tensor:
+        """(V, D) float: what the integers stand for."""
+        return self.rows(slice(None))
+
+    def rows(self, which: Tensor | slice) -> Tensor:
+        """The rows ``which`` as floats."""
+        return self.integers[which].to(self.scales.dtype) * self.scales[which]
+
+    def forward(
+        self, ids: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
+    ) -> Tensor:
+        """What the float layer gives for the rounded table; only the rows that are read become floats."""
+        if self.mode is None:
+            return self.rows(ids)
+        used, places = ids.unique(return_inverse=True)  # (U,), shape of ids
+        padding = None
+        if self.padding_idx is not None:
+            found = (used == self.padding_idx).nonzero()
+            padding = int(found) if len(found) else None
+        return F.embedding_bag(
+            places,
+            self.rows(used),
+            offsets,
+            mode=self.mode,
+            per_sample_weights=per_sample_weights,
+            include_last_offset=self.include_last_offset,
+            padding_idx=padding,
+        )
+
+
+def quantize_tables(model: nn.Module) -> int:
+    """Keep the encoder's embedding tables in int8, in place; how many weights that were.
+
+    Raises:
+        ValueError: If the encoder has no table.
+    """
+    tables: dict[str, Any] = encoder_layers(model, nn.Embedding, nn.EmbeddingBag)
+    replace_layers(model, tables.values(), Int8Embedding)
+    return sum(table.weight.numel() for table in tables.values())
