@@ -1,0 +1,79 @@
+"""Which weights to keep, by rank of their scores.
+
+Legend: n entries of a tensor, k of them dropped.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+SCOPES = ("layer", "global")
+
+
+def check_sparsity(sparsity: float) -> float:
+    """``sparsity``, once it is known to be in [0, 1)."""
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")
+    return sparsity
+
+
+def check_scope(scope: str) -> str:
+    """``scope``, once it is known to exist."""
+    if scope not in SCOPES:
+        raise ValueError(f"scope must be one of {', '.join(SCOPES)}, got {scope!r}")
+    return scope
+
+
+def keep_mask(scores: Tensor, sparsity: float) -> Tensor:
+    """Mark what to keep: all but the ``round(sparsity * n)`` lowest scores; of equal ones the first go.
+
+    By rank: a threshold alone drops too many when scores are tied. Found by selection, in O(n), since sorting
+    takes several times as long.
+
+    Args:
+        scores: Any shape, n entries.
+        sparsity: Fraction of entries to drop, in [0, 1).
+
+    Returns:
+        Boolean, same shape as ``scores``.
+
+    Raises:
+        ValueError: If ``sparsity`` is outside [0, 1), or a score is NaN, which has no rank.
+    """
+    drop = round(check_sparsity(sparsity) * scores.numel())  # k
+    flat = scores.detach().flatten()  # (n,)
+    if flat.isnan().any():
+        raise ValueError("scores must have a rank, got NaN")
+    if drop == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    border = flat.kthvalue(drop).values
+    keep = flat > border  # (n,)
+    tied = (flat == border).nonzero().squeeze(1)
+    kept_ties = scores.numel() - drop - int(keep.sum())
+    keep[tied[len(tied) - kept_ties :]] = True
+    return keep.view_as(scores)
+
+
+def keep_masks(scores: Mapping[str, Tensor], sparsity: float, scope: str) -> dict[str, Tensor]:
+    """A mask for each tensor of scores.
+
+    Args:
+        scope: ``layer`` drops the same fraction of each tensor, ``global`` the lowest scores of all
+            together, so that tensors end with different fractions.
+
+    Raises:
+        ValueError: If ``scope`` is neither.
+    """
+    if check_scope(scope) == "layer":
+        return {name: keep_mask(tensor, sparsity) for name, tensor in scores.items()}
+    flat = keep_mask(torch.cat([tensor.detach().flatten() for tensor in scores.values()]), sparsity)
+    parts = flat.split([tensor.numel() for tensor in scores.values()])
+    return {name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}
+
+
+def sparsity_of(tensors: Sequence[Tensor]) -> dict[str, float]:
+    """What a pruning method reports: how many entries there are, how many are zero, and the fraction."""
+    weights = sum(tensor.numel() for tensor in tensors)
+    zeros = sum(int((tensor == 0).sum()) for tensor in tensors)
+    return {"layers": len(tensors), "weights": weights, "zeros": zeros, "sparsity": zeros / weights}
