@@ -89,6 +89,10 @@ class LayeredEncoder(Protocol):
 class Classifier(nn.Module):
     """Encoder and linear head; ``forward`` maps a batch to logits (B, C).
 
+    A parameter may have the attribute ``learning_rate_factor``, by which the optimizer multiplies the base
+    rate for it. A copied parameter loses it: who sets it on a part of a model sees to it that a copy
+    (``__setstate__``) sets it again.
+
     Args:
         encoder: Maps a batch to (B, D). It has ``width`` (D) and ``linear_roles()``: a map from a role
             (``query``, ``key``, ``value``, ``attention_output``, ``feedforward_up``, ``feedforward_down``)
