@@ -1,0 +1,101 @@
+"""A known data set by its name: from your data folder where ``EFFNLP_DATA`` names one, else from the hub.
+
+A folder of data holds one folder a data set, with ``dataset.json`` (``label_names``, and for each of
+``splits`` its ``file`` and ``sha256``) and one JSONL file a split, with ``text``, ``label`` (an index into
+``label_names``) and, for pairs, ``text_pair``.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from effnlp.task import hub as hub_task
+from effnlp.task.reader import near, pick_columns, read_table
+from effnlp.task.splits import build_task
+from effnlp.task.task import SPLITS, Task
+
+
+def preset(
+    name: str,
+    root: str | None,
+    hub: Mapping[str, Any],
+    train_size: int | None = None,
+    validation_size: int | None = None,
+    test_size: int | None = None,
+) -> Task:
+    """Load the data set ``name``.
+
+    Args:
+        name: Folder below ``root``, and name of the task.
+        root: Folder of data; None or empty: load from the hub.
+        hub: Parameters of :func:`effnlp.task.hub.hub`.
+        train_size, validation_size, test_size: Rows to take by a fixed hash; None takes all.
+
+    Raises:
+        FileNotFoundError: If ``root`` does not have the data set; with what it has.
+        ValueError: If a file is damaged (its SHA-256 is not the recorded one), or the rows make no task.
+    """
+    sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+    if not root:
+        chosen = {f"{split}_size": size for split, size in sizes.items()}
+        return hub_task.hub(**{**hub, **chosen, "name": name})
+    folder, description = _describe(name, root)
+    names = description["label_names"]
+    if not isinstance(names, list):
+        raise ValueError(f"{name} below {root} is not a classification task: its label_names are {names!r}")
+    tables, recipe = {}, {}
+    for split in SPLITS:
+        if split not in description["splits"]:
+            continue
+        file = folder / description["splits"][split]["file"]
+        if _sha256(file) != description["splits"][split]["sha256"]:
+            raise ValueError(
+                f"{file} is damaged: its SHA-256 is not the one that dataset.json records; copy it again"
+            )
+        pair = "text_pair" if "text_pair" in description["columns"] else None
+        table = pick_columns(read_table(file), str(file), "text", pair, "label")
+        wrong = table.index[~table["label"].isin(range(len(names)))]
+        if len(wrong):
+            raise ValueError(
+                f"row {wrong[0]} of {file} has the label {table['label'].loc[wrong[0]]!r}, "
+                f"which is no index into its {len(names)} label_names"
+            )
+        tables[split] = table.assign(label=table["label"].map(lambda index: names[int(index)]).astype(object))
+        recipe[split] = f"split {split} of the local folder {name}"
+    if "train" not in tables:
+        raise ValueError(f"{folder} has no split train; it has {', '.join(description['splits'])}")
+    return build_task(name, tables, recipe, sizes, labels=names)
+
+
+def source_version(name: str, root: str | None, hub: Mapping[str, Any], **_: object) -> str:
+    """The recorded SHA-256 of the local files, or the version on the hub. Takes what :func:`preset` takes."""
+    if not root:
+        return hub_task.source_version(**hub)
+    folder, _description = _describe(name, root)
+    sizes = sorted((file.name, file.stat().st_size) for file in folder.iterdir())
+    return f"local {_sha256(folder / 'dataset.json')} {sizes}"
+
+
+def _describe(name: str, root: str) -> tuple[Path, dict[str, Any]]:
+    folder = Path(root).expanduser() / name
+    file = folder / "dataset.json"
+    if not file.is_file():
+        there = sorted(p.parent.name for p in folder.parent.glob("*/dataset.json"))
+        listed = f"it has {', '.join(there)}" if there else "it has no data set at all"
+        raise FileNotFoundError(
+            f"the data folder {root} has no data set {name!r} (no {file}){near(name, there)}; {listed}. "
+            "Set EFFNLP_DATA to another folder, or unset it to load from the hub"
+        )
+    try:
+        return folder, json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: it is not JSON ({error})") from error
+
+
+def _sha256(file: Path) -> str:
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}, which dataset.json names")
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
