@@ -1,0 +1,124 @@
+"""Configurations out of runs: replicates pooled, energy kept apart by how it was found."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.special import stdtrit
+
+from effnlp.record import Record
+from effnlp.report.read import Loaded
+from effnlp.report.units import measured_name
+
+ENERGY = ("energy_joules", "co2e_grams")
+"""Names of values that rest on a meter or on a model; the two kinds never share an axis."""
+
+CONFIDENCE = 0.90
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over replicates. ``half_width`` is of the 90 % t-interval, None for a single run."""
+
+    mean: float
+    half_width: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One configuration: its runs that differ in nothing but seeds, pooled.
+
+    Attributes:
+        config_hash: Names the configuration; its folder where a record has no hash.
+        runs: One per pair of seeds, by seeds.
+        choices: Config group to choice.
+        settings: Overrides that are no choice of a group, ``{"peft.rank": "4"}``.
+        values: Keys, those of energy with their method, to the estimate over runs that have them.
+        absent: Keys that no run has, with the reason.
+    """
+
+    config_hash: str
+    runs: tuple[Loaded, ...]
+    choices: dict[str, str]
+    settings: dict[str, str]
+    values: dict[str, Estimate]
+    absent: dict[str, str]
+
+    @property
+    def seeds(self) -> list[str]:
+        """Seeds of initialisation and of data order, ``0-1``, per run."""
+        return ["-".join(map(str, seeds(run.record))) for run in self.runs]
+
+
+def pool(runs: Iterable[Loaded]) -> list[Candidate]:
+    """One candidate per config hash, in order of the hashes. Of runs with equal seeds the latest counts."""
+    by_hash: dict[str, dict[tuple[str, str], Loaded]] = {}
+    for loaded in runs:
+        identity = loaded.record.identity
+        replicates = by_hash.setdefault(str(identity.get("config_hash", loaded.folder)), {})
+        other = replicates.get(seeds(loaded.record))
+        if other is None or str(other.record.identity.get("finished", "")) <= str(
+            identity.get("finished", "")
+        ):
+            replicates[seeds(loaded.record)] = loaded
+    return [
+        _candidate(config_hash, [replicates[pair] for pair in sorted(replicates)])
+        for config_hash, replicates in sorted(by_hash.items())
+    ]
+
+
+def _candidate(config_hash: str, runs: Sequence[Loaded]) -> Candidate:
+    samples: dict[str, list[float]] = {}
+    for loaded in runs:
+        for key, value in loaded.record.values.items():
+            samples.setdefault(with_energy_method(key, loaded.record), []).append(value)
+    known = {key.split(" [")[0] for key in samples}
+    absent = {key: why for loaded in runs for key, why in loaded.record.absent.items() if key not in known}
+    first = runs[0].record
+    choices = {str(group): str(choice) for group, choice in first.choices.items()}
+    return Candidate(
+        config_hash,
+        tuple(runs),
+        choices,
+        _settings(first.identity.get("overrides"), choices),
+        {key: estimate(values) for key, values in samples.items()},
+        absent,
+    )
+
+
+def seeds(record: Record) -> tuple[str, str]:
+    """Seeds of initialisation and of data order."""
+    return str(record.identity.get("seed_init", "")), str(record.identity.get("seed_order", ""))
+
+
+def _settings(overrides: Any, choices: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(overrides, list | tuple):
+        return {}
+    settings = {}
+    for override in overrides:
+        key, equals, value = str(override).lstrip("+~").partition("=")
+        if equals and key not in choices and key.split(".")[0] not in ("seed", "hydra", "tracking", "search"):
+            settings[key] = value
+    return settings
+
+
+def with_energy_method(key: str, record: Record) -> str:
+    """``key``; of energy and what follows from it, with ``[measured]``, ``[estimated]`` or ``[unstated]``."""
+    if measured_name(key) not in ENERGY:
+        return key
+    said = str(record.notes.get("energy/method", ""))
+    return (
+        f"{key} [{next((word for word in ('measured', 'estimated') if said.startswith(word)), 'unstated')}]"
+    )
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean of independent values and the half-width of its 90 % interval by Student's t."""
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Estimate(mean, None, 1)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    return Estimate(mean, float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * deviation / math.sqrt(n), n)

@@ -1,0 +1,205 @@
+"""The report as one page that opens offline: script, style and data are inside it."""
+
+import json
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
+from plotly.offline import get_plotlyjs
+
+from effnlp.report.candidates import Candidate
+from effnlp.report.read import Loaded
+from effnlp.report.summary import (
+    Section,
+    Summary,
+    choice_counts,
+    described,
+    environments,
+    label,
+    short_names,
+)
+from effnlp.report.terminal import spent_in_words, value_text
+from effnlp.report.units import UP, direction, human, unit
+
+ALSO_IN_TABLE = (
+    "test/accuracy",
+    "model/params",
+    "model/bytes",
+    "infer/single_stream/flops",
+    "infer/single_stream/latency_seconds_p50",
+    "cost/total/own/seconds",
+)
+"""Columns of the frontier's table beside the objectives, where records have them."""
+
+
+def render(summary: Summary) -> str:
+    """The whole page. It depends on nothing but the summary."""
+    environment = Environment(loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined)
+    environment.filters["embedded"] = embedded
+    environment.filters["breakable"] = breakable
+    return environment.get_template("page.html").render(
+        style=Markup(_resource("page.css")),
+        script=Markup(_resource("page.js")),
+        plotly=Markup(get_plotlyjs()),
+        data=[section_data(section) for section in summary.sections],
+        sections=[_section_context(section) for section in summary.sections],
+        summary=summary,
+        records=len(summary.reading.loaded),
+        when=_when(summary),
+        spent=_spent_context(summary),
+        spent_in_words=spent_in_words(summary),
+        failures=[_failure(run) for run in summary.failures],
+        damaged=[(str(folder), why) for folder, why in summary.reading.damaged.items()],
+        environments=environments(summary.reading.loaded),
+        sweeps=[(str(folder), _sweep_context(sweep)) for folder, sweep in summary.reading.sweeps.items()],
+    )
+
+
+def _failure(run: Loaded) -> tuple[str, str, str, str]:
+    record = run.record
+    return str(run.folder), record.reason or record.status, record.message or "", _overrides([run])
+
+
+def _resource(name: str) -> str:
+    return files("effnlp.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def embedded(content: Any) -> Markup:
+    """``content`` as JSON that may stand inside a script element: no ``<`` can end it."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def breakable(text: str) -> Markup:
+    """``text``, escaped, with places where a narrow column may break it: after ``/``, ``=`` and ``_``."""
+    return Markup(re.sub(r"([/=_])", r"\1<wbr>", str(escape(text))))
+
+
+def section_data(section: Section) -> dict[str, Any]:
+    """What the page's script needs of a section, by column; positions are those of ``candidates``."""
+    position = {candidate.config_hash: index for index, candidate in enumerate(section.candidates)}
+    candidates = section.candidates
+    names = short_names(section.groups)
+    return {
+        "keys": {key: {"unit": unit(key), "up": _up(key, section)} for key in section.keys},
+        "objectives": [key for key in section.objectives if key in section.keys],
+        "frontier": [position[candidate.config_hash] for candidate in section.frontier],
+        "groups": {
+            group: {
+                "name": names[group],
+                "made": [candidate.choices.get(group, "none") for candidate in candidates],
+            }
+            for group in section.groups
+        },
+        "hashes": [candidate.config_hash for candidate in candidates],
+        "labels": [label(candidate, section) for candidate in candidates],
+        "folders": [[str(run.folder) for run in candidate.runs] for candidate in candidates],
+        "seeds": [candidate.seeds for candidate in candidates],
+        "overrides": [_overrides(candidate.runs) for candidate in candidates],
+        "machines": [", ".join(_machines(candidate)) for candidate in candidates],
+        "values": {key: [_mean(candidate, key) for candidate in candidates] for key in section.keys},
+        "halfWidths": {key: found for key in section.keys if (found := _half_widths(candidates, key))},
+    }
+
+
+def _up(key: str, section: Section) -> bool:
+    return section.objectives.get(key, direction(key)) == UP
+
+
+def _mean(candidate: Candidate, key: str) -> float | None:
+    found = candidate.values.get(key)
+    return float(f"{found.mean:.9g}") if found else None
+
+
+def _half_widths(candidates: Sequence[Candidate], key: str) -> dict[int, float]:
+    return {
+        index: float(f"{found.half_width:.4g}")
+        for index, candidate in enumerate(candidates)
+        if (found := candidate.values.get(key)) and found.half_width is not None
+    }
+
+
+def _machines(candidate: Candidate) -> list[str]:
+    return sorted({described(run.record.identity.get("machine", "")) for run in candidate.runs})
+
+
+def _overrides(runs: Sequence[Loaded]) -> str:
+    found = runs[0].record.identity.get("overrides") or []
+    return " ".join(map(str, found)) if isinstance(found, list | tuple) else str(found)
+
+
+def _section_context(section: Section) -> dict[str, Any]:
+    position = {candidate.config_hash: index for index, candidate in enumerate(section.candidates)}
+    columns = [
+        *section.objectives,
+        *(key for key in ALSO_IN_TABLE if key in section.keys and key not in section.objectives),
+    ]
+    names = short_names(section.groups)
+    return {
+        "section": section,
+        "ranked": len(section.candidates) - len(section.lacking),
+        "columns": [(key, _up(key, section), key in section.objectives) for key in columns],
+        "rows": [
+            {
+                "position": position[candidate.config_hash],
+                "label": label(candidate, section),
+                "n": len(candidate.runs),
+                "cells": [
+                    (value_text(candidate, key), found.mean if (found := candidate.values.get(key)) else "")
+                    for key in columns
+                ],
+            }
+            for candidate in section.frontier
+        ],
+        "counts": {names[group]: counts for group, counts in choice_counts(section).items()},
+        "lacking": [
+            (label(candidate, section), position[candidate.config_hash], missing)
+            for candidate, missing in section.lacking
+        ],
+        "machines": len({name for candidate in section.candidates for name in _machines(candidate)}),
+    }
+
+
+def _spent_context(summary: Summary) -> dict[str, Any]:
+    quantities = list(dict.fromkeys(entry.quantity for entry in summary.spent))
+    cells = {(entry.stage, entry.quantity): entry for entry in summary.spent}
+    stages = list(dict.fromkeys(entry.stage for entry in summary.spent))
+    many = len(summary.reading.loaded)
+    return {
+        "quantities": quantities,
+        "rows": [
+            (
+                stage,
+                [
+                    (human(quantity, entry.amount), entry.runs if entry.runs < many else None)
+                    if (entry := cells.get((stage, quantity)))
+                    else None
+                    for quantity in quantities
+                ],
+            )
+            for stage in stages
+        ],
+    }
+
+
+def _sweep_context(sweep: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (str(key), human(str(key), value) if _is_amount(str(key), value) else described(value))
+        for key, value in sweep.items()
+        if value is not None
+    ]
+
+
+def _is_amount(key: str, value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and unit(key) != ""
+
+
+def _when(summary: Summary) -> str:
+    """The days from the first record's start to the last one's end."""
+    identities = [run.record.identity for run in summary.reading.loaded]
+    times = [str(identity.get(key) or "") for identity in identities for key in ("started", "finished")]
+    days = sorted({time[:10] for time in times if time})
+    return " to ".join(dict.fromkeys([days[0], days[-1]])) if days else ""

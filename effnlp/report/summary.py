@@ -1,0 +1,265 @@
+"""What a set of records says: who is on the frontier, which choices led there, what it cost.
+
+Everything here is a function of the records; nothing reads a file or draws.
+"""
+
+import difflib
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from effnlp.record import COMPLETED
+from effnlp.report.candidates import ENERGY, Candidate, pool, with_energy_method
+from effnlp.report.read import Loaded, Reading
+from effnlp.report.units import DOWN, UP, direction, measured_name
+from effnlp.search.pareto import on_frontier, oriented
+
+DEFAULT_OBJECTIVES = {"val/accuracy": UP, "infer/single_stream/flops": DOWN}
+
+STAGES = ("data", "pretraining", "finetuning", "compression", "evaluation", "total")
+
+
+@dataclass(frozen=True)
+class Section:
+    """The configurations that may be compared: one task, by fingerprint, under one evaluator.
+
+    Attributes:
+        objectives: Key (as in ``Candidate.values``) to ``maximize`` or ``minimize``.
+        candidates: All configurations, in order of their hash.
+        frontier: Those on the frontier, best in the first objective first.
+        lacking: Those that lack an objective, with the missing keys and their reasons.
+        keys: All keys that some candidate has a value for, sorted.
+        groups: Config groups in which the candidates differ, with the choices made in them.
+        settings: Settings in which the candidates differ.
+    """
+
+    task: str
+    fingerprint: str
+    evaluator: str
+    objectives: dict[str, str]
+    candidates: list[Candidate]
+    frontier: list[Candidate]
+    lacking: list[tuple[Candidate, dict[str, str]]]
+    keys: list[str]
+    groups: dict[str, list[str]]
+    settings: list[str]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Own cost of one stage in one quantity, added up (a peak: its maximum) over ``runs`` runs."""
+
+    stage: str
+    quantity: str
+    amount: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All that the report shows."""
+
+    reading: Reading
+    sections: list[Section]
+    failures: list[Loaded]
+    spent: list[Spent]
+    notes: list[str]
+
+
+def summarise(reading: Reading, objectives: Mapping[str, str] | None = None) -> Summary:
+    """Sort records into sections, pool replicates, find each section's frontier, add up costs.
+
+    ``objectives`` (key to direction) default to those of the sweep that was read first, else to
+    accuracy on validation against FLOPs of a single example.
+
+    Raises:
+        ValueError: If an objective is a key that no record knows, or a direction is not one.
+    """
+    completed = [loaded for loaded in reading.loaded if loaded.record.status == COMPLETED]
+    failures = [loaded for loaded in reading.loaded if loaded.record.status != COMPLETED]
+    notes = []
+    if objectives:
+        _check_known(objectives, completed)
+        wanted = dict(objectives)
+    else:
+        named = {str(folder): found for folder, found in _sweep_objectives(reading).items()}
+        wanted = next(iter(named.values()), DEFAULT_OBJECTIVES)
+        others = [folder for folder, found in named.items() if found != wanted]
+        if others:
+            notes.append(f"Shown with the objectives of the first sweep; those of {_listed(others)} differ.")
+    groups: dict[tuple[str, str, str], list[Loaded]] = {}
+    for loaded in completed:
+        identity = loaded.record.identity
+        place = tuple(str(identity.get(key, "")) for key in ("task", "task_fingerprint", "evaluator"))
+        groups.setdefault((place[0], place[1], place[2]), []).append(loaded)
+    sections = [section(place, runs, wanted) for place, runs in sorted(groups.items())]
+    return Summary(reading, sections, failures, spent(reading.loaded), notes)
+
+
+def section(place: tuple[str, str, str], runs: Sequence[Loaded], objectives: Mapping[str, str]) -> Section:
+    """The section of ``runs``, which share the ``place``: task, task fingerprint and evaluator."""
+    candidates = pool(runs)
+    keys = sorted({key for candidate in candidates for key in candidate.values})
+    axes = {axis(key, keys): towards for key, towards in objectives.items()}
+    on, lacking = frontier(candidates, axes)
+    groups = {
+        group: choices
+        for group in dict.fromkeys(group for candidate in candidates for group in candidate.choices)
+        if len(choices := sorted({candidate.choices.get(group, "none") for candidate in candidates})) > 1
+    }
+    overridden = dict.fromkeys(key for candidate in candidates for key in candidate.settings)
+    settings = [
+        key for key in overridden if len({candidate.settings.get(key) for candidate in candidates}) > 1
+    ]
+    return Section(*place, axes, candidates, on, lacking, keys, groups, settings)
+
+
+def axis(key: str, keys: Sequence[str]) -> str:
+    """The key under which values stand: an energy without its method is the measured one, if there is any."""
+    if key in keys or measured_name(key) not in ENERGY:
+        return key
+    named = [f"{key} [{method}]" for method in ("measured", "estimated", "unstated")]
+    return next((name for name in named if name in keys), key)
+
+
+def frontier(
+    candidates: Sequence[Candidate], objectives: Mapping[str, str]
+) -> tuple[list[Candidate], list[tuple[Candidate, dict[str, str]]]]:
+    """Candidates whose means no other's dominate, best in the first objective first; and who lacks what.
+
+    ``objectives`` maps keys to ``maximize`` or ``minimize``.
+    """
+    ranked = [candidate for candidate in candidates if all(key in candidate.values for key in objectives)]
+    lacking = [
+        (candidate, {key: _why_absent(key, candidate) for key in objectives if key not in candidate.values})
+        for candidate in candidates
+        if any(key not in candidate.values for key in objectives)
+    ]
+    means = [[candidate.values[key].mean for key in objectives] for candidate in ranked]
+    values = oriented(
+        np.array(means, dtype=float).reshape(len(ranked), len(objectives)), [*objectives.values()]
+    )
+    mask = on_frontier(values)
+    order = [index for index in np.lexsort(values.T[::-1]) if mask[index]] if len(ranked) else []
+    return [ranked[index] for index in order], lacking
+
+
+def _why_absent(key: str, candidate: Candidate) -> str:
+    base = key.split(" [")[0]
+    kinds = [name for name in candidate.values if name.split(" [")[0] == base]
+    if kinds:
+        return f"{kinds[0].partition(' [')[2].rstrip(']')} here; the two kinds never share an axis"
+    return candidate.absent.get(base, "not recorded")
+
+
+def choice_counts(section: Section) -> dict[str, dict[str, tuple[int, int]]]:
+    """For each group that differs: choice to (how many on the frontier, how many tried and ranked)."""
+    lacking = {candidate.config_hash for candidate, _ in section.lacking}
+    tried = [candidate for candidate in section.candidates if candidate.config_hash not in lacking]
+    counts = {}
+    for group in section.groups:
+        of = Counter(candidate.choices.get(group, "none") for candidate in tried)
+        on = Counter(candidate.choices.get(group, "none") for candidate in section.frontier)
+        counts[group] = {choice: (on[choice], of[choice]) for choice in sorted(of, key=lambda c: (-on[c], c))}
+    return counts
+
+
+def short_names(groups: Iterable[str]) -> dict[str, str]:
+    """Group to its last part, ``compression/pruning`` to ``pruning``, or the whole where two would agree."""
+    groups = list(groups)
+    last = Counter(group.rsplit("/", 1)[-1] for group in groups)
+    return {group: tail if last[tail := group.rsplit("/", 1)[-1]] == 1 else group for group in groups}
+
+
+def label(candidate: Candidate, section: Section) -> str:
+    """What sets the candidate apart in its section: choices other than ``none``, then settings."""
+    names = short_names(section.groups)
+    choices = [
+        f"{names[group]}={candidate.choices[group]}"
+        for group in section.groups
+        if group not in ("tracking", "search", "search/space")
+        and candidate.choices.get(group, "none") != "none"
+    ]
+    settings = [f"{key}={candidate.settings[key]}" for key in section.settings if key in candidate.settings]
+    return " ".join(choices + settings) or f"config {candidate.config_hash}"
+
+
+def spent(loaded: Iterable[Loaded]) -> list[Spent]:
+    """What all runs spent themselves, failed ones too, by stage.
+
+    What a run reused is not added: it is charged to the run that made it.
+    """
+    samples: dict[tuple[str, str], list[float]] = {}
+    for run in loaded:
+        for key, value in run.record.values.items():
+            parts = with_energy_method(key, run.record).split("/", 3)
+            if len(parts) == 4 and parts[0] == "cost" and parts[2] == "own":
+                samples.setdefault((parts[1], parts[3]), []).append(value)
+    stages = [*STAGES, *sorted({stage for stage, _ in samples} - set(STAGES))]
+    ordered = sorted(samples, key=lambda place: (stages.index(place[0]), place[1]))
+    return [Spent(*place, _total(place[1], samples[place]), len(samples[place])) for place in ordered]
+
+
+def _total(quantity: str, amounts: Sequence[float]) -> float:
+    return max(amounts) if quantity.startswith("peak_") else math.fsum(amounts)
+
+
+def environments(loaded: Iterable[Loaded]) -> dict[str, list[tuple[str, int]]]:
+    """Machines and versions that the records name, each with its number of records, most first."""
+    counts: dict[str, Counter[str]] = {}
+    for run in loaded:
+        identity = run.record.identity
+        found = {key: identity.get(key) for key in ("machine", "effnlp", "evaluator", "python", "git_commit")}
+        for key, value in [*found.items(), ("packages", identity.get("packages"))]:
+            if value:
+                counts.setdefault(key, Counter())[described(value)] += 1
+    return {key: counter.most_common() for key, counter in counts.items()}
+
+
+def described(value: Any) -> str:
+    """A nested value of a record in one line of words."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {described(part)}" for key, part in value.items() if part is not None)
+    if isinstance(value, list | tuple):
+        return ", ".join(described(part) for part in value)
+    return str(value)
+
+
+def parse_objective(text: str) -> tuple[str, str]:
+    """``KEY``, ``KEY:max`` or ``KEY:min`` as key and direction.
+
+    Raises:
+        ValueError: If there is no key, or what follows the colon is something else.
+    """
+    key, colon, towards = text.partition(":")
+    directions = {"max": UP, "maximize": UP, "min": DOWN, "minimize": DOWN}
+    if not key or (colon and towards not in directions):
+        raise ValueError(f"an objective is KEY, KEY:max or KEY:min, got {text!r}")
+    return key, directions[towards] if colon else direction(key)
+
+
+def _sweep_objectives(reading: Reading) -> dict[str, dict[str, str]]:
+    found = {}
+    for folder, sweep in reading.sweeps.items():
+        objectives = sweep.get("objectives")
+        if isinstance(objectives, Mapping) and objectives:
+            found[str(folder)] = dict(parse_objective(f"{key}:{way}") for key, way in objectives.items())
+    return found
+
+
+def _check_known(objectives: Mapping[str, str], completed: Sequence[Loaded]) -> None:
+    known = {key for run in completed for key in (*run.record.values, *run.record.absent)}
+    for key in objectives:
+        base = key.split(" [")[0]
+        if completed and base not in known:
+            near = difflib.get_close_matches(base, sorted(known), n=4, cutoff=0.5)
+            hint = f"near: {', '.join(near)}" if near else f"there are {len(known)} others"
+            raise ValueError(f"no record has the key {key}; {hint}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,99 @@
+"""The report on a terminal: the frontier as a table, what was left out and why, what was spent."""
+
+from collections import Counter
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from effnlp.report.candidates import Candidate
+from effnlp.report.summary import Section, Summary, label
+from effnlp.report.units import UP, human
+
+ROWS = 30
+"""So many members of a frontier are shown; all are in the CSV file."""
+
+FOLDER_FROM_WIDTH = 110
+"""From so many columns on, the table has room for the folders."""
+
+
+def show(summary: Summary, console: Console) -> None:
+    """Write the report to ``console``, fitting its width."""
+    for note in summary.notes:
+        console.print(Text(note, style="yellow"))
+    for section in summary.sections:
+        _show_section(section, console, named=len(summary.sections) > 1)
+    if not summary.sections:
+        console.print(Text("No run was completed: there is nothing to rank."))
+    _show_failures(summary, console)
+    console.print(Text(spent_in_words(summary)))
+
+
+def _show_section(section: Section, console: Console, named: bool) -> None:
+    ranked = len(section.candidates) - len(section.lacking)
+    aims = " · ".join(f"{key} {'↑' if way == UP else '↓'}" for key, way in section.objectives.items())
+    count = f"{len(section.frontier)} of {ranked} configurations are on the frontier of {aims}"
+    console.print(Text(f"{section.task} ({section.fingerprint}): {count}" if named else count, style="bold"))
+    if section.frontier:
+        console.print(_table(section, with_folder=console.width >= FOLDER_FROM_WIDTH))
+    if len(section.frontier) > ROWS:
+        console.print(Text(f"… and {len(section.frontier) - ROWS} more in frontier.csv", style="dim"))
+    for reason, many in Counter(
+        f"{key}: {why}" for _, missing in section.lacking for key, why in missing.items()
+    ).most_common():
+        console.print(Text(f"{many} not ranked, without {reason}", style="yellow"))
+
+
+def _table(section: Section, with_folder: bool) -> Table:
+    replicated = any(len(candidate.runs) > 1 for candidate in section.frontier)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("configuration", ratio=3, overflow="fold", min_width=24)
+    for key, way in section.objectives.items():
+        table.add_column(Text(f"{key} {'↑' if way == UP else '↓'}"), justify="right", overflow="fold")
+    if replicated:
+        table.add_column("n", justify="right")
+    if with_folder:
+        table.add_column("folder", ratio=2, overflow="fold", style="dim")
+    for candidate in section.frontier[:ROWS]:
+        row = [label(candidate, section), *(value_text(candidate, key) for key in section.objectives)]
+        row += [str(len(candidate.runs))] if replicated else []
+        row += [str(candidate.runs[0].folder)] if with_folder else []
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def value_text(candidate: Candidate, key: str) -> str:
+    """The candidate's value for ``key`` in human units, with its interval where there are replicates."""
+    found = candidate.values.get(key)
+    return human(key, found.mean, found.half_width) if found else "–"
+
+
+def _show_failures(summary: Summary, console: Console) -> None:
+    if summary.failures:
+        reasons = Counter(run.record.reason or run.record.status for run in summary.failures)
+        why = ", ".join(f"{many} {reason}" for reason, many in reasons.most_common())
+        console.print(Text(f"{len(summary.failures)} runs are without a result: {why}", style="yellow"))
+    damaged = summary.reading.damaged
+    if damaged:
+        console.print(Text(f"{len(damaged)} damaged: {_some(list(damaged))}", style="red"))
+
+
+def _some(folders: list[Path]) -> str:
+    more = f" and {len(folders) - 3} more" if len(folders) > 3 else ""
+    return ", ".join(map(str, folders[:3])) + more
+
+
+def spent_in_words(summary: Summary) -> str:
+    """What all runs spent together, in one line."""
+    total = [entry for entry in summary.spent if entry.stage == "total"]
+    names = {"seconds": "of runs", "cpu_seconds": "of CPU time", "flops": ""}
+    parts = []
+    for entry in total:
+        if entry.quantity in names or entry.quantity.startswith("energy_joules"):
+            name = names.get(entry.quantity, entry.quantity.partition(" ")[2].strip("[]"))
+            parts.append(f"{human(entry.quantity, entry.amount)} {name}".strip())
+    many = len(summary.reading.loaded)
+    spent = ", ".join(parts) or "no cost was recorded"
+    return f"Spent by {many} run{'s' if many != 1 else ''}: {spent}"
