@@ -9,6 +9,7 @@ import logging
 import os
 import tempfile
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -32,10 +33,13 @@ def lock_folder() -> Path:
 
 def make_shared_folder(folder: Path) -> Path:
     """Make the folder so that every user of the machine may add files to it, and return it."""
-    for path in [*reversed(folder.parents), folder]:
-        if not path.exists():
-            path.mkdir(exist_ok=True)
-            path.chmod(0o1777)
+    folder.parent.parent.mkdir(parents=True, exist_ok=True)
+    for path in (folder.parent, folder):
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        path.chmod(0o1777)
     return folder
 
 
@@ -93,16 +97,29 @@ _owned: "weakref.WeakSet[OwnedDescriptor]" = weakref.WeakSet()
 def _close_in_child() -> None:
     for owned in list(_owned):
         owned.close()
+    _held.clear()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_in_child)
 
 
+@dataclass
+class _Held:
+    """A file that this process holds, and how many hold it here."""
+
+    descriptor: OwnedDescriptor
+    holders: int
+
+
+_held: dict[Path, _Held] = {}
+
+
 class Presence:
     """The processes that are present in ``folder``; this one between :meth:`enter` and :meth:`leave`.
 
-    Where the system has no such locks, a file counts while a process with its id exists.
+    A process counts once, however often it entered. Where the system has no such locks, a file counts
+    while a process with its id exists.
 
     Args:
         folder: Shared by all processes that are to see each other.
@@ -112,87 +129,76 @@ class Presence:
     def __init__(self, folder: Path, description: str = "effnlp") -> None:
         self.folder = folder
         self.description = description
-        self._descriptor: OwnedDescriptor | None = None
-
-    @property
-    def path(self) -> Path:
-        """The file of this process."""
-        return self.folder / f"{os.getpid()}.json"
+        self._path: Path | None = None
 
     def enter(self) -> None:
         """Be counted from now on; twice is as once."""
-        if self._descriptor is not None and self._descriptor.number >= 0:
+        path = self.folder / f"{os.getpid()}.json"
+        if self._path == path:
             return
-        make_shared_folder(self.folder)
-        content = json.dumps({"pid": os.getpid(), "description": self.description}).encode()
-        while True:
-            descriptor = OwnedDescriptor(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
-            if HAS_LOCKS and not descriptor.try_lock(exclusive=True):
-                descriptor.close()  # somebody is looking whether we are alive, or we are here twice
-                if self._is_ours():
-                    raise RuntimeError(f"process {os.getpid()} is present in {self.folder} already")
-                continue
-            if self._names(descriptor):
-                os.ftruncate(descriptor.number, 0)
-                os.write(descriptor.number, content)
-                self._descriptor = descriptor
-                _present.add(self)
-                return
-            descriptor.close()  # dropped as stale between opening and locking
+        if path in _held:
+            _held[path].holders += 1
+        else:
+            make_shared_folder(self.folder)
+            _held[path] = _Held(_hold(path, self.description), holders=1)
+        self._path = path
 
     def leave(self) -> None:
-        """Not be counted any more; twice is as once."""
-        if self._descriptor is None:
+        """Not be counted any more; twice is as once, and a forked child leaves its parent's file alone."""
+        path, self._path = self._path, None
+        if path is None or path not in _held:
             return
-        _present.discard(self)
-        if self._descriptor.number >= 0:
-            self.path.unlink(missing_ok=True)
-        self._descriptor.close()
-        self._descriptor = None
-
-    def others(self) -> list[str]:
-        """The other processes that are present, as "process 12 (description)"."""
-        return [name for path, name in self._present_files() if path != self.path]
+        _held[path].holders -= 1
+        if _held[path].holders == 0:
+            path.unlink(missing_ok=True)
+            _held.pop(path).descriptor.close()
 
     def count(self) -> int:
         """How many processes are present, this one included if it is."""
-        return len(self._present_files())
+        return len(self._all())
 
-    def _is_ours(self) -> bool:
-        return any(other.folder == self.folder for other in _present)
+    def others(self) -> list[str]:
+        """The other processes that are present, as "process 12 (description)"."""
+        return [name for pid, name in self._all().items() if pid != os.getpid()]
 
-    def _names(self, descriptor: OwnedDescriptor) -> bool:
-        """Whether the path still leads to the file that the descriptor is on."""
-        try:
-            return os.path.sameopenfile(descriptor.number, descriptor.number) and (
-                os.stat(self.path).st_ino == os.fstat(descriptor.number).st_ino
-            )
-        except FileNotFoundError:
-            return False
-
-    def _present_files(self) -> list[tuple[Path, str]]:
+    def _all(self) -> dict[int, str]:
         if not self.folder.is_dir():
-            return []
-        found = [(path, _describe(path)) for path in sorted(self.folder.glob("*.json"))]
-        return [(path, name) for path, name in found if name is not None]
+            return {}
+        files = [path for path in sorted(self.folder.glob("*.json")) if path.stem.isdigit()]
+        found = {int(path.stem): _describe(path) for path in files}
+        return {pid: name for pid, name in found.items() if name is not None}
 
 
-_present: "weakref.WeakSet[Presence]" = weakref.WeakSet()
+def _hold(path: Path, description: str) -> OwnedDescriptor:
+    """Make the file and lock it."""
+    content = json.dumps({"pid": os.getpid(), "description": description}).encode()
+    while True:
+        descriptor = OwnedDescriptor(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        # Another process that looks whether we are alive holds it for a moment, and may remove it.
+        if (not HAS_LOCKS or descriptor.try_lock(exclusive=True)) and _leads_to(path, descriptor):
+            os.ftruncate(descriptor.number, 0)
+            os.write(descriptor.number, content)
+            return descriptor
+        descriptor.close()
+
+
+def _leads_to(path: Path, descriptor: OwnedDescriptor) -> bool:
+    """Whether the path still leads to the file that the descriptor is on."""
+    try:
+        return path.stat().st_ino == os.fstat(descriptor.number).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _describe(path: Path) -> str | None:
     """Who holds the file; None if nobody does, and then the file is removed if it may be."""
-    pid = path.stem
-    if not pid.isdigit():
-        return None
+    pid = int(path.stem)
     try:
         content = path.read_text(encoding="utf-8")
-        if int(pid) == os.getpid():
-            is_alive = any(other.path == path for other in _present)
-        elif HAS_LOCKS:
-            is_alive = _is_locked(path)
+        if pid == os.getpid():
+            is_alive = path in _held
         else:
-            is_alive = psutil.pid_exists(int(pid))
+            is_alive = _is_locked(path) if HAS_LOCKS else psutil.pid_exists(pid)
     except OSError:
         return None
     if not is_alive:

@@ -1,0 +1,116 @@
+"""Latency: seconds for each request, on a warm device with pinned threads, medians over repeats.
+
+Quiet is the caller's business (:mod:`effnlp.evaluation.quiet`): a busy machine adds 15 to 70 per cent.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from effnlp.evaluation.measured import Measured
+
+Request = TypeVar("Request")
+
+QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Times of R requests.
+
+    Attributes:
+        seconds: (R,) for each request the median over the repeats.
+        examples: (R,) how many examples each request held.
+    """
+
+    seconds: np.ndarray
+    examples: np.ndarray
+
+    @property
+    def examples_per_second(self) -> float:
+        """Throughput of the requests one after another."""
+        return float(self.examples.sum() / self.seconds.sum())
+
+    def quantiles(self) -> Measured:
+        """``latency_seconds_p50``, ``_p95`` and ``_p99`` over the requests.
+
+        A quantile q is absent where fewer than 1 / (1 - q) requests were timed: it would be the maximum.
+        """
+        count = len(self.seconds)
+        figures: dict[str, float | None] = {}
+        reasons: dict[str, str] = {}
+        for name, q in QUANTILES.items():
+            key, needed = f"latency_seconds_{name}", round(1 / (1 - q))
+            figures[key] = float(np.quantile(self.seconds, q)) if count >= needed else None
+            reasons[key] = f"{count} requests were timed, a {name} needs {needed}"
+        return Measured.of(figures, reasons)
+
+
+def synchronize() -> None:
+    """Wait until the device has done what it was given."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def pinned_threads(threads: int | None) -> Iterator[int]:
+    """Compute with ``threads`` threads (None: one for each available core), and as before afterwards."""
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    before = torch.get_num_threads()
+    pinned = threads or available_cores()
+    torch.set_num_threads(pinned)
+    try:
+        yield pinned
+    finally:
+        torch.set_num_threads(before)
+
+
+def measure_latency(
+    call: Callable[[Request], object],
+    requests: Sequence[Request],
+    *,
+    warmup: int = 5,
+    repeats: int = 3,
+    examples: Callable[[Request], int] = lambda _: 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Latency:
+    """Time each request.
+
+    Args:
+        call: What is timed, without gradients; the model in it is in evaluation mode.
+        requests: What it is called with, one after another.
+        warmup: Calls before the clock counts; they go through the requests from the first on.
+        repeats: How often all requests are gone through.
+        examples: How many examples a request holds.
+        clock: Seconds, never going back.
+    """
+    if not requests:
+        raise ValueError("there is no request to time")
+    if warmup < 0 or repeats < 1:
+        raise ValueError(f"warmup must be at least 0 and repeats at least 1, got {warmup} and {repeats}")
+    seconds = np.empty((repeats, len(requests)))
+    with torch.inference_mode():
+        for index in range(warmup):
+            call(requests[index % len(requests)])
+        for repeat in range(repeats):
+            for index, request in enumerate(requests):
+                synchronize()
+                start = clock()
+                call(request)
+                synchronize()
+                seconds[repeat, index] = clock() - start
+    return Latency(np.median(seconds, axis=0), np.array([examples(request) for request in requests]))

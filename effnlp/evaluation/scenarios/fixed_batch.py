@@ -1,0 +1,47 @@
+"""Batches of one size, in the order of the texts: what a job over a collection takes.
+
+Source: Reddi et al. (2020), https://arxiv.org/abs/1911.02549
+"""
+
+from torch import nn
+
+from effnlp.data.encodings import Encodings
+from effnlp.evaluation.energy import EnergyMeter
+from effnlp.evaluation.inference import measure_inference
+from effnlp.evaluation.measured import Measured
+from effnlp.evaluation.quiet import QuietLock
+
+
+def fixed_batch(
+    model: nn.Module,
+    encodings: Encodings,
+    *,
+    batch_size: int = 32,
+    requests: int = 20,
+    warmup: int = 2,
+    repeats: int = 3,
+    threads: int | None = None,
+    flops_sample: int = 256,
+    latency: bool = True,
+    quiet: QuietLock | None = None,
+    quiet_timeout_seconds: float = 600.0,
+    energy: EnergyMeter | None = None,
+) -> Measured:
+    """Measure requests of ``batch_size`` texts (:func:`~effnlp.evaluation.inference.measure_inference`).
+
+    Each batch is padded to its longest text; texts are not sorted by length.
+    """
+    return measure_inference(
+        model,
+        encodings,
+        batch_size=batch_size,
+        requests=requests,
+        warmup=warmup,
+        repeats=repeats,
+        threads=threads,
+        flops_sample=flops_sample,
+        latency=latency,
+        quiet=quiet,
+        quiet_timeout_seconds=quiet_timeout_seconds,
+        energy=energy,
+    )

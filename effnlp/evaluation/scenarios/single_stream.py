@@ -1,0 +1,43 @@
+"""One request at a time, one text each: what a user waits for.
+
+Source: Reddi et al. (2020), https://arxiv.org/abs/1911.02549
+"""
+
+from torch import nn
+
+from effnlp.data.encodings import Encodings
+from effnlp.evaluation.energy import EnergyMeter
+from effnlp.evaluation.inference import measure_inference
+from effnlp.evaluation.measured import Measured
+from effnlp.evaluation.quiet import QuietLock
+
+
+def single_stream(
+    model: nn.Module,
+    encodings: Encodings,
+    *,
+    requests: int = 100,
+    warmup: int = 10,
+    repeats: int = 3,
+    threads: int | None = None,
+    flops_sample: int = 256,
+    latency: bool = True,
+    quiet: QuietLock | None = None,
+    quiet_timeout_seconds: float = 600.0,
+    energy: EnergyMeter | None = None,
+) -> Measured:
+    """Measure requests of one text (:func:`~effnlp.evaluation.inference.measure_inference`)."""
+    return measure_inference(
+        model,
+        encodings,
+        batch_size=1,
+        requests=requests,
+        warmup=warmup,
+        repeats=repeats,
+        threads=threads,
+        flops_sample=flops_sample,
+        latency=latency,
+        quiet=quiet,
+        quiet_timeout_seconds=quiet_timeout_seconds,
+        energy=energy,
+    )
