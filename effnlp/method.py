@@ -9,13 +9,9 @@ A method that acts once may be a bare function from model to model: that is its 
 needs, gives and takes away is written as literal constants of its module, so that it is read without
 importing it (:mod:`effnlp.legality`).
 
-Two optional attributes tell the rest of a run what it has to know:
-
-- ``settled_after`` of a method, in [0, 1], 0 where it is absent: the share of the training steps before which
-  the model is not yet what the method makes of it (a pruning schedule still rising, exits still untrained).
-  Up to there no checkpoint may be chosen as the best and nothing may stop early.
-- ``phase`` of a model, an int: changes when the work of a training step does. FLOPs counted in one phase do
-  not hold for another.
+A method may have the attribute ``settled_after``, in [0, 1], 0 where it is absent: the share of the training
+steps before which the model is not yet what the method makes of it (a pruning schedule still rising, exits
+still untrained). Before it no checkpoint may be chosen as the best, and nothing may stop early.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -80,12 +76,14 @@ def settled_after(methods: Sequence[Any]) -> float:
 def progress(trainer: "Trainer") -> tuple[int, int]:
     """Optimizer steps done, and steps in all.
 
-    Schedules follow these two alone, so that a resumed run equals an uninterrupted one.
+    Schedules follow these two alone, so that a resumed run equals an uninterrupted one. The steps in all are
+    the attribute ``steps`` of the trained module, or else the trainer's estimate, which takes the epoch at
+    hand for all of them.
 
     Raises:
         ValueError: If the training has no end that could be counted in steps.
     """
-    total = trainer.estimated_stepping_batches
+    total = getattr(trainer.lightning_module, "steps", None) or trainer.estimated_stepping_batches
     if total == float("inf"):
         raise ValueError("a schedule needs an end: set the trainer's max_steps or max_epochs")
     return trainer.global_step, int(total)
