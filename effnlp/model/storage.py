@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from effnlp.compression.pruning.storage import pack, packed_bytes
+from effnlp.compression.pruning import storage as sparse
 
 
 @dataclass
@@ -47,4 +47,4 @@ def stored_bytes(model: nn.Module, only: frozenset[str] | None = None) -> int:
         only: Names of the entries of the state dict that count; None counts all.
     """
     state = {name: value for name, value in model.state_dict().items() if only is None or name in only}
-    return packed_bytes(pack(state))
+    return sparse.stored_bytes(sparse.pack(state))

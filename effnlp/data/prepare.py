@@ -1,0 +1,156 @@
+"""The data stage: the task, its filters, the model's tokenizer, and the ids of every split.
+
+Each result is cached by its content; see :mod:`effnlp.cache`.
+"""
+
+import importlib
+import json
+import logging
+import pickle
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from hydra.utils import instantiate
+
+from effnlp.cache import code_version, key_of
+from effnlp.data.encodings import Encodings
+from effnlp.data.examples import Examples
+from effnlp.data.table import Filtered
+from effnlp.model.classifier import ModelChoice, Tokenizer
+from effnlp.task.task import SPLITS, Task, table_fingerprint
+
+log = logging.getLogger(__name__)
+
+Fetch = Callable[[str, str, Callable[[Path], None]], Path]
+"""``fetch(kind, key, make)``: the folder of a cached entry, its cost charged to the run."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the data stage makes.
+
+    Attributes:
+        train: The training table after all filters.
+        examples: Ids and labels of each split.
+        removed: Filter to the number of training texts it removed.
+        reasons: Filter to its most frequent reasons, each with a count.
+    """
+
+    task: Task
+    train: pd.DataFrame
+    tokenizer: Tokenizer
+    examples: Mapping[str, Examples]
+    removed: Mapping[str, int]
+    reasons: Mapping[str, Mapping[str, int]]
+
+    def values(self) -> dict[str, float]:
+        """Record keys below ``data/``."""
+        train = self.examples["train"].encodings
+        counts = {f"data/filter/{name}/removed": float(count) for name, count in self.removed.items()}
+        return counts | {
+            "data/examples": float(len(train)),
+            "data/labels": float(len(train)),
+            "data/tokens": float(train.lengths.sum()),
+            "data/truncated": float(train.truncated),
+            "data/validation_examples": float(len(self.examples["validation"])),
+            "data/test_examples": float(len(self.examples["test"])),
+        }
+
+
+def load_task(config: Mapping[str, Any], fetch: Fetch) -> Task:
+    """The task that a config of the group ``task`` names."""
+    module_name = str(config["_target_"]).rpartition(".")[0]
+    module = importlib.import_module(module_name)
+    parameters = {key: value for key, value in config.items() if not key.startswith("_")}
+    source = module.source_version(**parameters)
+    code = code_version(module_name, "effnlp.task.splits", "effnlp.task.task", "effnlp.task.reader")
+    make_task = instantiate(config, _convert_="all")
+
+    def make(folder: Path) -> None:
+        make_task().save(folder)
+
+    return Task.load(fetch("task", key_of(parameters, source, code), make))
+
+
+def prepare_data(
+    task: Task,
+    filters: Mapping[str, Mapping[str, Any]],
+    model_config: Mapping[str, Any],
+    model: ModelChoice,
+    fetch: Fetch,
+) -> Prepared:
+    """Filter the training split, learn or load the tokenizer, turn every split into ids.
+
+    Args:
+        filters: The stack ``data.filter``: name to config, in the order in which they apply.
+        model_config: The config of the group ``model``, for the cache key.
+
+    Raises:
+        ValueError: If the filters leave no training text, or not one of some class.
+    """
+    folder = fetch("filtered", _filter_key(task, filters), lambda path: _filter(task, filters, path))
+    train = pd.read_parquet(folder / "train.parquet")
+    said = json.loads((folder / "removed.json").read_text(encoding="utf-8"))
+    gone = [name for i, name in enumerate(task.labels) if not (train["label"] == i).any()]
+    if gone:
+        raise ValueError(
+            f"after data/filter={'+'.join(filters)} no training text is left of class {gone[0]!r}"
+            f" ({len(train)} texts in all)"
+        )
+    tokenizer, encodings = _encode(task, train, model_config, model, fetch)
+    tables = {"train": train, "validation": task.splits["validation"], "test": task.splits["test"]}
+    return Prepared(
+        task=task,
+        train=train,
+        tokenizer=tokenizer,
+        examples={
+            split: Examples(encodings[split], tables[split]["label"].to_numpy(np.int64)) for split in SPLITS
+        },
+        removed={name: entry["removed"] for name, entry in said.items()},
+        reasons={name: entry["reasons"] for name, entry in said.items()},
+    )
+
+
+def _filter_key(task: Task, filters: Mapping[str, Mapping[str, Any]]) -> str:
+    modules = [str(config["_target_"]).rpartition(".")[0] for config in filters.values()]
+    return key_of(task.fingerprint, list(filters.items()), code_version(*modules, "effnlp.data.table"))
+
+
+def _filter(task: Task, filters: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    table = task.splits["train"]
+    said: dict[str, Any] = {}
+    for name, config in filters.items():
+        outcome: Filtered = instantiate(config, _convert_="all")(table)
+        kinds = Counter(str(reason).split(" row ")[0] for reason in outcome.reasons)
+        said[name] = {"removed": outcome.removed, "reasons": dict(kinds.most_common(5))}
+        table = outcome.table
+        if len(table) == 0:
+            raise ValueError(f"data/filter={name} removed every training text")
+    table.reset_index(drop=True).to_parquet(folder / "train.parquet", index=False)
+    (folder / "removed.json").write_text(json.dumps(said), encoding="utf-8")
+
+
+def _encode(
+    task: Task, train: pd.DataFrame, model_config: Mapping[str, Any], model: ModelChoice, fetch: Fetch
+) -> tuple[Tokenizer, dict[str, Encodings]]:
+    module = str(model_config["_target_"]).rpartition(".")[0]
+    settings = model.tokenizer_settings()
+    code = code_version(module, "effnlp.data.encodings", "effnlp.model.subwords")
+    others = [table_fingerprint(task.splits[split]) for split in ("validation", "test")]
+
+    def make(folder: Path) -> None:
+        tokenizer = model.tokenizer(train)
+        for split in SPLITS:
+            table = train if split == "train" else task.splits[split]
+            pairs = table["text_pair"].tolist() if task.is_pair else None
+            tokenizer.encode(table["text"].tolist(), pairs).save(folder / f"{split}.npz")
+        (folder / "tokenizer.pickle").write_bytes(pickle.dumps(tokenizer))
+
+    folder = fetch("encoded", key_of(module, settings, table_fingerprint(train), others, code), make)
+    tokenizer = pickle.loads((folder / "tokenizer.pickle").read_bytes())
+    return tokenizer, {split: Encodings.load(folder / f"{split}.npz") for split in SPLITS}

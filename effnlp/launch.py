@@ -1,0 +1,202 @@
+"""The verbs ``run`` and ``sweep``: Hydra applications over ``conf/run.yaml`` and ``conf/sweep.yaml``."""
+
+import itertools
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from effnlp.identity import register_resolvers
+from effnlp.menu import conf_dir
+
+log = logging.getLogger(__name__)
+
+register_resolvers()  # also where a launcher starts a job in a fresh process, which imports this module
+
+RUN_HELP = """usage: effnlp run [OVERRIDE …] [Hydra's options]
+
+One run: task -> filter -> model -> prepare -> fine-tune -> finish -> evaluate -> record. It writes
+record.json, events.jsonl and the deployed model to outputs/<task>/<hash>-i<seed>-o<seed>/. The same
+command resumes an interrupted run, and does nothing if the run is complete (again=true runs it anew).
+
+examples:
+  effnlp run                                          the backbone on documentation of Python's library
+  effnlp run task=sst2 model=pretrained model.name=minilm peft=lora peft.rank=8
+  effnlp run task=files task.path=reviews.csv task.text=review task.label=stars model=bag_of_ngrams
+  effnlp run compression/pruning=movement compression.pruning.sparsity=0.9
+  effnlp run 'data/filter=[exact_dedup,minhash_dedup]' evaluation.test=true seed.init=1
+  effnlp run -m peft=none,lora,bitfit hydra/launcher=joblib        Hydra's own multirun, any launcher
+
+options that are often used:
+  --config-dir DIR   a folder with configs of your own, laid out like conf/
+  -m, --multirun     run every combination of comma lists
+  --cfg job          print the composed config and stop (effnlp check says more)
+  --hydra-help       all of Hydra's options
+
+effnlp methods lists what can be chosen."""
+
+SWEEP_HELP = """usage: effnlp sweep [OVERRIDE …] [Hydra's options]
+
+Search the Pareto frontier. A plain override fixes a dimension; a comma list, interval() or range() makes
+it a dimension of the space. State and results are in multirun/<search.name>/; the same command resumes.
+
+examples:
+  effnlp sweep search/space=quickstart search.trials=16 search.workers=2
+  effnlp sweep task=sst2 model=bag_of_ngrams,pretrained peft=none,lora,bitfit search.trials=24
+  effnlp sweep search/space=quickstart 'finetuning.learning_rate=tag(log,interval(1e-4,2e-3))'
+  effnlp sweep search/space=quickstart 'search.objectives={val/accuracy: maximize, model/bytes: minimize}'
+  effnlp sweep search/space=quickstart search.seeds=3        replicates of the frontier with other seeds
+
+options that are often used:
+  search.name=NAME      the sweep's folder
+  search.trials=N       how many trials, exactly
+  search.workers=N      how many at once (hydra/launcher says where)
+  --config-dir DIR      a folder with configs of your own
+
+effnlp methods search lists the spaces."""
+
+
+def run(arguments: list[str]) -> int:
+    """``effnlp run``."""
+    return _application("run", arguments, RUN_HELP)
+
+
+def sweep(arguments: list[str]) -> int:
+    """``effnlp sweep``."""
+    return _application("sweep", arguments, SWEEP_HELP)
+
+
+def _application(name: str, arguments: list[str], help_text: str) -> int:
+    if any(word in ("-h", "--help") for word in arguments):
+        sys.stdout.write(help_text + "\n")
+        return 0
+    import hydra
+
+    from effnlp.compose import ConfigError
+    from effnlp.legality import IllegalCombinationError
+
+    options, overrides, config_dir = split_arguments(arguments)
+    if name == "sweep" and not options.multirun:
+        arguments = ["--multirun", *arguments]
+    looks_only = options.cfg or options.info or options.shell_completion or options.hydra_help or options.version
+    if not looks_only:
+        try:
+            preflight(name, overrides, config_dir, multirun=options.multirun)
+        except (ConfigError, IllegalCombinationError) as error:
+            sys.stderr.write(f"effnlp {name}: {error}\n")
+            return 2
+    outcomes.clear()
+    sys.argv = [f"effnlp {name}", *arguments]
+    hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name=name)(job)()
+    return max(outcomes, default=0)
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[Any, list[str], Path | None]:
+    """Hydra's options, the overrides, and the user's folder of configs."""
+    from hydra._internal.utils import get_args_parser
+
+    options = get_args_parser().parse_args(list(arguments))
+    return options, list(options.overrides), Path(options.config_dir) if options.config_dir else None
+
+
+def preflight(name: str, overrides: Sequence[str], config_dir: Path | None, multirun: bool) -> None:
+    """Compose and check legality before Hydra starts: what is wrong is said early and in our words.
+
+    A multirun is checked in every combination of its comma lists. A sweep is checked by its sweeper, which
+    knows the space.
+
+    Raises:
+        ConfigError: If the overrides do not make a config.
+        IllegalCombinationError: If two choices do not go together.
+    """
+    from effnlp.compose import ConfigError, compose, hydra_context
+    from effnlp.legality import check
+
+    if config_dir is not None and not config_dir.is_dir():
+        raise ConfigError(f"--config-dir {config_dir} is not a folder")
+    folders = [conf_dir()] + ([config_dir] if config_dir else [])
+    with hydra_context():
+        if name == "sweep":
+            compose([o for o in overrides if not is_sweep_override(o)], config_dir, "sweep")
+            return
+        for combination in combinations(overrides) if multirun else [list(overrides)]:
+            composed = compose(combination, config_dir)
+            check(composed.config, composed.chosen, folders)
+
+
+def is_sweep_override(override: str) -> bool:
+    """Whether Hydra reads an override as a sweep over values."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return bool(OverridesParser.create().parse_override(override).is_sweep_override())
+    except HydraException:
+        return False
+
+
+def combinations(overrides: Sequence[str]) -> list[list[str]]:
+    """Every combination of the comma lists and ranges among the overrides.
+
+    Raises:
+        ConfigError: If an override does not parse, or is an interval, which only a search can draw from.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    from effnlp.compose import ConfigError
+
+    lists = []
+    try:
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
+            if override.is_interval_sweep():
+                raise ConfigError(f"{override.input_line} is an interval: effnlp sweep draws from it, run -m cannot")
+            key = override.get_key_element()
+            lists.append(
+                [f"{key}={value}" for value in override.sweep_string_iterator()]
+                if override.is_sweep_override()
+                else [str(override.input_line)]
+            )
+    except HydraException as error:
+        raise ConfigError(str(error).strip().splitlines()[0]) from error
+    return [list(combination) for combination in itertools.product(*lists)]
+
+
+outcomes: list[int] = []
+"""Exit codes of the jobs that ran in this process."""
+
+
+class FailedRunError(RuntimeError):
+    """A run of a multirun failed; its record says why."""
+
+
+def job(config: Any) -> float | None:
+    """What Hydra runs: one run, or, inside a sweep, one worker of it."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    from effnlp.compose import chosen_groups
+
+    hydra_config = HydraConfig.get()
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    settings = {str(key): value for key, value in plain.items()}
+    chosen = chosen_groups(OmegaConf.to_container(hydra_config.runtime.choices) or {})  # type: ignore[arg-type]
+    folder = Path(hydra_config.runtime.output_dir)
+    if settings.get("search", {}).get("worker") is not None:
+        from effnlp.search.worker import work
+
+        work(settings["search"])
+        return None
+    from effnlp.run import run as run_one
+
+    record = run_one(settings, chosen, folder, list(hydra_config.overrides.task))
+    if record.status == "completed":
+        outcomes.append(0)
+        return record.values.get("val/accuracy")
+    outcomes.append(130 if record.reason == "interrupted" else 1)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        raise FailedRunError(f"{record.reason}: {record.message} ({folder}/record.json)")
+    return None

@@ -1,0 +1,370 @@
+"""One run, start to end: a straight line of stages, metered from outside."""
+
+import dataclasses
+import errno
+import json
+import logging
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+from effnlp import method
+from effnlp.cache import fetch
+from effnlp.data.prepare import Prepared, load_task, prepare_data
+from effnlp.evaluation.evaluate import evaluate_quality, evaluate_scenarios
+from effnlp.evaluation.meter import Meter
+from effnlp.evaluation.quiet import QuietLock
+from effnlp.evaluation.steps import MeterGauge
+from effnlp.finetuning.loop import (
+    DivergedError,
+    Fitted,
+    InterruptedRunError,
+    TrainerSettings,
+    Training,
+    fit,
+    rounds_of,
+    steps_of,
+)
+from effnlp.hardware.settings import Hardware
+from effnlp.legality import Step, check
+from effnlp.menu import conf_dir
+from effnlp.model.classifier import count_params
+from effnlp.model.storage import Deployed, stored_bytes
+from effnlp.provenance import describe_run, now
+from effnlp.record import COMPLETED, FAILED, Events, Record, write_atomically
+from effnlp.task.task import Task
+from effnlp.tracking.tracker import Tracker
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    config: Mapping[str, Any],
+    chosen: Mapping[str, str],
+    folder: Path,
+    overrides: Sequence[str] = (),
+    config_dir: Path | None = None,
+) -> Record:
+    """Do one run and leave its record in ``folder``.
+
+    A folder that holds the finished record of the same config and data is not run again (unless
+    ``config["again"]``); one that holds checkpoints of an interrupted attempt is taken up.
+
+    Args:
+        config: The composed config as plain containers.
+        chosen: Config group to the choice in it.
+        folder: Where everything is written.
+        overrides: What the user typed, for the record.
+        config_dir: A user's own configs, for legality.
+
+    Returns:
+        The record; if the run failed, its ``status`` is ``failed`` and ``reason`` says why.
+
+    Raises:
+        RuntimeError: If another process is doing this very run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise RuntimeError(f"{folder} is in use: another process is doing this very run") from None
+    record = Record(
+        status=FAILED, identity=describe_run(config, overrides), choices=dict(chosen), config=dict(config)
+    )
+    closing: list[Tracker] = []
+    try:
+        return _stages(config, chosen, folder, record, config_dir, closing)
+    except (KeyboardInterrupt, InterruptedRunError) as stop:
+        message = str(stop) or "stopped by the user"
+        return _fail(record, folder, "interrupted", f"{message}; the same command resumes it")
+    except DivergedError as error:
+        record.values["train/diverged_at_step"] = float(error.step)
+        return _fail(record, folder, "nan", str(error))
+    except Exception as error:
+        return _fail(record, folder, _reason(error), str(error) or type(error).__name__, traceback.format_exc())
+    finally:
+        for tracker in closing:
+            tracker.finish(record)
+        lock.release()
+
+
+AMORTISED = ("seconds", "cpu_seconds", "energy_joules", "co2e_grams")
+
+
+@dataclass
+class _Shared:
+    """What all stages of one run use."""
+
+    folder: Path
+    record: Record
+    meter: Meter
+    quiet: QuietLock
+    events: Events
+    tracker: Tracker
+    hardware: Hardware
+    amortised: dict[str, float] = field(default_factory=dict)
+
+    def fetch(self, kind: str, key: str, make: Callable[[Path], None]) -> Path:
+        """A cached entry of the data stage: paid by this run if it makes it, else amortised."""
+        before = time.perf_counter()
+
+        def priced(path: Path) -> dict[str, float]:
+            start = self.meter.costs()["data"]
+            make(path)
+            spent = self.meter.costs()["data"]
+            amounts = {unit: (getattr(spent, unit), getattr(start, unit)) for unit in AMORTISED}
+            return {unit: now - then for unit, (now, then) in amounts.items() if None not in (now, then)}
+
+        entry = fetch(kind, key, priced)
+        if entry.cost is not None:
+            for unit, amount in entry.cost.items():
+                name = f"cost/data/amortised/{unit}"
+                self.amortised[name] = self.amortised.get(name, 0.0) + amount
+        self.meter.waiting(entry.waited_seconds)
+        self.events.add(
+            "cache", kind=kind, made=entry.cost is None, seconds=time.perf_counter() - before
+        )
+        return entry.folder
+
+    @property
+    def spent_file(self) -> Path:
+        """What an attempt had spent, for the one that takes it up."""
+        return self.folder / "checkpoints" / "spent.json"
+
+    def remember_spent(self) -> None:
+        """Write down what was spent until now."""
+        self.spent_file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.spent_file, json.dumps(self.meter.state()))
+
+    def take_up(self) -> None:
+        """Carry what an interrupted attempt had spent."""
+        if self.spent_file.exists():
+            self.meter.load_state(json.loads(self.spent_file.read_text(encoding="utf-8")))
+
+    def charge(self) -> None:
+        """Put what was spent into the record, however the run ended."""
+        measured = self.meter.as_values()
+        self.record.put(measured.values, measured.absent)
+        self.record.notes |= self.meter.conditions()
+        uncounted = self.meter.total.uncounted
+        if uncounted:
+            self.record.notes["flops/uncounted"] = dict(uncounted)
+
+    def report(self, values: dict[str, float], step: int) -> None:
+        """A point of the training curve."""
+        self.events.add("train", step=step, **values)
+        self.tracker.log(values, step, "finetuning")
+
+
+def _stages(
+    config: Mapping[str, Any],
+    chosen: Mapping[str, str],
+    folder: Path,
+    record: Record,
+    config_dir: Path | None,
+    closing: list[Tracker],
+) -> Record:
+    """All stages in order; ``closing`` receives the tracker once it is started."""
+    steps = check(config, chosen, [conf_dir()] + ([config_dir] if config_dir else []))
+    methods = _methods(config)
+    model_choice = instantiate(config["model"], _convert_="all")
+    finetuning = instantiate(config["finetuning"], _convert_="all")
+    settings = TrainerSettings(**config["trainer"])
+    meter: Meter = instantiate(config["meter"], _convert_="all")
+    shared = _Shared(
+        folder=folder,
+        record=record,
+        meter=meter,
+        quiet=QuietLock(description=str(folder), around_wait=meter.paused),
+        events=Events(folder),
+        tracker=instantiate(config["tracking"], _convert_="all"),
+        hardware=instantiate(config["hardware"], _convert_="all")(),
+    )
+    if shared.hardware.threads is not None:
+        torch.set_num_threads(shared.hardware.threads)
+    if config["again"]:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    shared.take_up()
+    with ExitStack() as stack:
+        stack.callback(meter.stop)
+        stack.callback(shared.charge)
+        stack.enter_context(shared.quiet.working())
+        with meter.stage("data", count_flops=True):
+            task = load_task(config["task"], shared.fetch)
+            if (earlier := _earlier(folder, record, task, again=bool(config["again"]))) is not None:
+                return earlier
+            shared.events.add("started", task=task.name, fingerprint=task.fingerprint)
+            shared.tracker.start(record.identity, config, record.choices, folder)
+            closing.append(shared.tracker)
+            data = prepare_data(
+                task, config["data"]["filter"], config["model"], model_choice, shared.fetch
+            )
+        with meter.stage("pretraining", count_flops=True):
+            torch.manual_seed(int(config["seed"]["init"]))
+            model: nn.Module = model_choice.build(data.tokenizer, len(task.labels))
+        prepared = [methods[group] for group in _groups(steps, "prepare")]
+        with meter.stage("finetuning"):
+            model = method.prepare(prepared, model)
+            record.put({"model/trainable_params": count_params(model, trainable_only=True)})
+            fitted = _finetune(model, prepared, data, config, finetuning, settings, shared)
+        trained = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
+        with meter.stage("compression", count_flops=True):
+            record.put({"model/delta_bytes": stored_bytes(model, only=trained)})
+            model.eval()
+            for group in _groups(steps, "finish"):
+                model = method.finish(methods[group], model)
+        deployed = Deployed(model, data.tokenizer, task.labels)
+        with meter.stage("evaluation"):
+            _evaluate(deployed, data, config, shared)
+    record.put(data.values() | _fit_values(fitted) | shared.amortised)
+    record.notes["data/filter"] = dict(data.reasons)
+    return _complete(deployed, config, shared)
+
+
+def _methods(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Config group to method, for PEFT and every compression slot."""
+    compression = config["compression"]
+    nodes = {"peft": config["peft"]}
+    nodes |= {f"compression/{slot}": compression[slot] for slot in compression["order"]}
+    return {group: instantiate(node, _convert_="all") for group, node in nodes.items()}
+
+
+def _groups(steps: Sequence[Step], moment: str) -> list[str]:
+    """The config groups that act at a moment, in the order in which legality was checked."""
+    return [step.choice.group for step in steps if step.moment == moment]
+
+
+def _earlier(folder: Path, record: Record, task: Task, again: bool) -> Record | None:
+    """The finished record of this very run, if there is one; a stale one is cleared away."""
+    record.identity |= {
+        "task": task.name, "task_fingerprint": task.fingerprint, "recipe": dict(task.recipe),
+    }  # fmt: skip
+    try:
+        earlier = Record.load(folder)
+    except (FileNotFoundError, ValueError):
+        return None
+    keys = ("config_hash", "seed_init", "seed_order", "task_fingerprint", "evaluator")
+    same = all(earlier.identity.get(key) == record.identity.get(key) for key in keys)
+    if same and earlier.status == COMPLETED and not again:
+        log.info("already complete: %s (again=true runs it anew)", folder / "record.json")
+        return earlier
+    if not same:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return None
+
+
+def _finetune(
+    model: nn.Module,
+    methods: Sequence[Any],
+    data: Prepared,
+    config: Mapping[str, Any],
+    finetuning: Any,
+    settings: TrainerSettings,
+    shared: _Shared,
+) -> Fitted:
+    """Train ``model`` in place."""
+    seeds = config["seed"]
+    steps = steps_of(len(data.train), settings)
+    order = instantiate(config["data"]["order"], _convert_="all")
+    generator = torch.Generator().manual_seed(int(seeds["order"]))
+    batches = order(data.train, steps=steps, batch_size=settings.batch_size, generator=generator)
+    training = Training(
+        model,
+        method.objective(methods, finetuning.objective),
+        lambda trained: finetuning.optimizer(trained, steps),
+        rounds_of(batches, settings),
+        data.examples["train"],
+        data.examples["validation"],
+        settings,
+        method.settled_after(methods),
+    )
+    return fit(
+        training,
+        callbacks=method.callbacks(methods),
+        hardware=shared.hardware,
+        folder=shared.folder / "checkpoints",
+        seed=int(seeds["init"]),
+        gauge=MeterGauge(shared.meter, shared.quiet),
+        at_checkpoint=shared.remember_spent,
+        report=shared.report,
+    )
+
+
+def _evaluate(deployed: Deployed, data: Prepared, config: Mapping[str, Any], shared: _Shared) -> None:
+    """Quality on validation (and on test, if asked) and cost at inference, into the record."""
+    record, settings = shared.record, config["evaluation"]
+    model = deployed.model.to(shared.hardware.torch_device()).eval()
+    splits = {"val": "validation"} | ({"test": "test"} if settings["test"] else {})
+    gauge = MeterGauge(shared.meter, shared.quiet, getattr(model, "data_dependent_compute", False))
+    for prefix, split in splits.items():
+        scores = evaluate_quality(
+            model, data.examples[split], settings["quality"], settings["batch_size"], gauge
+        )
+        record.put({f"{prefix}/{key}": value for key, value in scores.items()})
+    found = evaluate_scenarios(
+        model, data.examples["validation"].encodings, settings["scenarios"],
+        shared.quiet, shared.meter, latency=bool(settings["latency"]),
+    )  # fmt: skip
+    record.put(found.values, found.absent)
+    record.put(
+        {
+            "model/params": count_params(model),
+            "model/active_params": count_params(model),
+            "model/bytes": stored_bytes(model),
+        }
+    )
+    record.notes["applied"] = method.applied(model)
+
+
+def _fit_values(fitted: Fitted) -> dict[str, float]:
+    return {f"train/{key}": float(value) for key, value in dataclasses.asdict(fitted).items()}
+
+
+def _complete(deployed: Deployed, config: Mapping[str, Any], shared: _Shared) -> Record:
+    """Write everything down: the model, then the record, then what the tracker wants."""
+    record, folder = shared.record, shared.folder
+    record.status, record.reason, record.message = COMPLETED, None, None
+    record.identity["finished"] = now()
+    if config["keep_model"]:
+        deployed.model.to("cpu")
+        deployed.save(folder / "deployed.pt")
+    record.save(folder)
+    shared.events.add("completed", accuracy=record.values.get("val/accuracy"))
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    log.info(
+        "validation accuracy %.4f, %s", record.values["val/accuracy"], folder / "record.json"
+    )
+    return record
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "disk"
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        return "oom"
+    return "error"
+
+
+def _fail(record: Record, folder: Path, reason: str, message: str, trace: str | None = None) -> Record:
+    record.status, record.reason, record.message = FAILED, reason, message
+    log.error("failed (%s): %s", reason, message)
+    try:
+        if trace:
+            (folder / "traceback.txt").write_text(trace, encoding="utf-8")
+        record.identity["finished"] = now()
+        record.save(folder)
+        Events(folder).add("failed", reason=reason, message=message)
+    except OSError as error:
+        log.error("the record of the failure could not be written to %s: %s", folder, error)
+    return record

@@ -1,0 +1,188 @@
+"""What a sweep is and where it stands: its specification, its study, and the slots of its budget.
+
+All state lies in the sweep's folder: ``sweep.json`` (the specification), ``study.journal`` (Optuna's
+storage) and ``trials/N``. Whoever holds ``state.lock`` may reserve a slot, so that the number of trials is
+exact over any number of workers and restarts.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import optuna
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from effnlp.compose import ConfigError
+from effnlp.record import Record, write_atomically
+from effnlp.search.pareto import on_frontier, oriented
+from effnlp.search.space import Dimension, Space
+
+log = logging.getLogger(__name__)
+
+SLOT, OVERRIDES, OWNER, REJECTED, REASON, FIRST = "slot", "overrides", "owner", "rejected", "reason", "first"
+"""Names of the user attributes of a trial."""
+
+DIRECTIONS = {"max": "maximize", "min": "minimize"}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The specification of a sweep, as all its workers read it.
+
+    Attributes:
+        name: Of the sweep and of its study.
+        command: The overrides as they were typed.
+        objectives: Record key to ``maximize`` or ``minimize``.
+        fixed: Overrides of every trial.
+        dimensions: The space.
+        first: Points to try first: dimension key to value as typed.
+        trials: The budget.
+        workers: Jobs at once.
+        threads: CPU threads of a trial.
+        seeds: Runs of each member of the frontier.
+        seed: Of the sampler.
+        test: Whether the frontier is evaluated on the test split at the end.
+        config_dir: A user's own configs.
+        session: Identifies one start of the command; a trial owned by another session is an orphan.
+        parent: Process id and host of the sweep.
+    """
+
+    name: str
+    command: list[str]
+    objectives: dict[str, str]
+    fixed: list[str]
+    dimensions: list[dict[str, Any]]
+    first: list[dict[str, str]]
+    trials: int
+    workers: int
+    threads: int
+    seeds: int
+    seed: int
+    sampler: dict[str, Any]
+    test: bool
+    config_dir: str | None
+    session: str
+    parent: tuple[int, str]
+
+    @property
+    def space(self) -> Space:
+        """The dimensions as objects."""
+        made = []
+        for entry in self.dimensions:
+            condition = tuple(entry["condition"]) if entry["condition"] else None
+            made.append(Dimension(**{**entry, "choices": tuple(entry["choices"]), "condition": condition}))
+        return Space(tuple(made))
+
+    def save(self, folder: Path) -> None:
+        """Write ``sweep.json``."""
+        write_atomically(folder / "sweep.json", json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Sweep":
+        """Read ``sweep.json``."""
+        content = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+        known = {name: content[name] for name in cls.__dataclass_fields__}
+        return cls(**{**known, "parent": tuple(known["parent"])})
+
+    def differences(self, earlier: "Sweep") -> list[str]:
+        """What would make this another search than ``earlier``: lines of text, empty if nothing."""
+        lines = []
+        for name in ("objectives", "fixed", "dimensions", "seed"):
+            now, before = getattr(self, name), getattr(earlier, name)
+            if json.dumps(now, sort_keys=True) != json.dumps(before, sort_keys=True):
+                lines.append(f"{name}: was {_brief(before)}, is {_brief(now)}")
+        return lines
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = {entry["key"]: list(entry["choices"]) or [entry["low"], entry["high"]] for entry in value}
+    return json.dumps(value)
+
+
+def parse_objectives(texts: Sequence[str]) -> dict[str, str]:
+    """``["val/accuracy:max"]`` to ``{"val/accuracy": "maximize"}``.
+
+    Raises:
+        ConfigError: If one has no direction, or there is none, or one twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        key, _, direction = str(text).rpartition(":")
+        if direction not in DIRECTIONS or not key:
+            raise ConfigError(f"search.objectives: an objective is KEY:max or KEY:min, got {text!r}")
+        if key in found:
+            raise ConfigError(f"search.objectives names {key} twice")
+        found[key] = DIRECTIONS[direction]
+    if not found:
+        raise ConfigError("search.objectives is empty; for instance [val/accuracy:max, model/bytes:min]")
+    return found
+
+
+def open_study(folder: Path, sweep: Sweep, worker: int = 0) -> optuna.Study:
+    """The sweep's study, made if it is not there. Each worker draws from a random stream of its own."""
+    from hydra.utils import instantiate
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = instantiate(sweep.sampler, _convert_="all")(seed=sweep.seed + 1000 * worker)
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+        return optuna.create_study(
+            storage=storage,
+            study_name=sweep.name,
+            directions=list(sweep.objectives.values()),
+            sampler=sampler,
+            load_if_exists=True,
+        )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Alone with the state of the sweep."""
+    with filelock.FileLock(folder / "state.lock"):
+        yield
+
+
+def slots(study: optuna.Study) -> dict[int, FrozenTrial]:
+    """Slot of the budget to the trial in it; rejected proposals have none."""
+    return {
+        int(trial.user_attrs[SLOT]): trial
+        for trial in study.get_trials(deepcopy=False)
+        if SLOT in trial.user_attrs
+    }
+
+
+def trial_folder(folder: Path, slot: int, replicate: int = 0) -> Path:
+    """``trials/007``, or ``trials/007-s1`` for a replicate with other seeds."""
+    return folder / "trials" / (f"{slot:03d}" + (f"-s{replicate}" if replicate else ""))
+
+
+def objective_values(record: Record, objectives: Mapping[str, str]) -> list[float]:
+    """The record's values of the objectives.
+
+    Raises:
+        KeyError: If the record lacks one; the message says why.
+    """
+    for key in objectives:
+        if key not in record.values:
+            raise KeyError(f"{key} is not in the record: {record.absent.get(key, 'no stage measures it')}")
+    return [record.values[key] for key in objectives]
+
+
+def frontier_slots(study: optuna.Study, objectives: Mapping[str, str]) -> list[int]:
+    """Slots of the completed trials that no other dominates."""
+    import numpy as np
+
+    done = {slot: t for slot, t in sorted(slots(study).items()) if t.state == TrialState.COMPLETE}
+    if not done:
+        return []
+    values = oriented(np.array([t.values for t in done.values()]), list(objectives.values()))
+    return [slot for slot, keep in zip(done, on_frontier(values), strict=True) if keep]

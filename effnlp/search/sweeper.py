@@ -1,0 +1,218 @@
+"""The sweep itself: makes the study, launches the workers, and ends with a measured frontier."""
+
+import logging
+import os
+import socket
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+from omegaconf import DictConfig, OmegaConf
+from optuna.trial import TrialState
+
+from effnlp.compose import ConfigError, compose, hydra_context
+from effnlp.legality import IllegalCombinationError, check
+from effnlp.menu import conf_dir
+from effnlp.record import write_atomically
+from effnlp.search.space import Space, parse
+from effnlp.search.state import (
+    FIRST,
+    REASON,
+    REJECTED,
+    Sweep,
+    frontier_slots,
+    open_study,
+    parse_objectives,
+    slots,
+)
+
+log = logging.getLogger(__name__)
+
+Launch = Callable[[Sequence[Sequence[str]], int], Sequence[Any]]
+"""``launcher.launch``: overrides of each job, number of the first one."""
+
+SAMPLES_TO_CHECK = 64
+
+
+def own_keys(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides of trials, and overrides of the search itself (and of Hydra), apart."""
+
+    def is_search(override: str) -> bool:
+        key = override.partition("=")[0].lstrip("+~")
+        return key.startswith(("search.", "search/", "hydra.", "hydra/"))
+
+    return [o for o in overrides if not is_search(o)], [o for o in overrides if is_search(o)]
+
+
+def specify(config: DictConfig, overrides: Sequence[str], config_dir: Path | None) -> Sweep:
+    """What the sweep is, from its config and what was typed.
+
+    Raises:
+        ConfigError: If objectives, budget, space or first points are not what they must be.
+    """
+    search = OmegaConf.to_container(config.search, resolve=True)
+    assert isinstance(search, dict)
+    for key, least in (("trials", 1), ("workers", 1), ("seeds", 1)):
+        if not isinstance(search[key], int) or search[key] < least:
+            raise ConfigError(f"search.{key} must be a whole number of at least {least}, got {search[key]!r}")
+    of_trials, _ = own_keys(overrides)
+    space, fixed = parse(search["space"]["dimensions"], of_trials)
+    first = [dict(o.split("=", 1) for o in point) for point in search["first"]]
+    workers = min(search["workers"], search["trials"])
+    sweep = Sweep(
+        name=str(search["name"]),
+        command=list(overrides),
+        objectives=parse_objectives(search["objectives"]),
+        fixed=fixed,
+        dimensions=[dict(d.__dict__) for d in space.dimensions],
+        first=first,
+        trials=search["trials"],
+        workers=workers,
+        threads=search["threads"] or max(1, (os.cpu_count() or 1) // workers),
+        seeds=search["seeds"],
+        seed=search["seed"],
+        sampler=search["sampler"],
+        test=bool(search["test"]),
+        config_dir=str(config_dir.resolve()) if config_dir else None,
+        session=uuid.uuid4().hex,
+        parent=(os.getpid(), socket.gethostname()),
+    )
+    for point in first:
+        space.parameters(point)
+    return sweep
+
+
+def check_space(space: Space, fixed: Sequence[str], config_dir: Path | None) -> tuple[int, Counter[str]]:
+    """Compose random points of the space before anything runs.
+
+    Returns:
+        How many of the points were legal, and the refusals of the others with their number.
+
+    Raises:
+        ConfigError: If a point does not compose, or none of them is legal.
+    """
+    import optuna
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    folders = [conf_dir()] + ([config_dir] if config_dir else [])
+    legal, refusals = 0, Counter[str]()
+    seen: set[tuple[str, ...]] = set()
+    with hydra_context():
+        for _ in range(SAMPLES_TO_CHECK):
+            overrides = [*fixed, *(f"{k}={v}" for k, v in space.sample(study.ask()).items())]
+            if tuple(overrides) in seen:
+                continue
+            seen.add(tuple(overrides))
+            composed = compose(overrides, config_dir)
+            try:
+                check(composed.config, composed.chosen, folders)
+                legal += 1
+            except IllegalCombinationError as error:
+                refusals[str(error)] += 1
+    if legal == 0:
+        raise ConfigError(f"no legal point among {len(seen)} of the space; for instance: {next(iter(refusals))}")
+    return legal, refusals
+
+
+def sweep(config: DictConfig, overrides: Sequence[str], config_dir: Path | None, launch: Launch) -> int:
+    """Run a sweep to its end and write its report.
+
+    Returns:
+        0; 1 if no trial completed.
+
+    Raises:
+        ConfigError: If the specification is wrong, or differs from that of the study in the folder.
+    """
+    start = time.monotonic()
+    spec = specify(config, overrides, config_dir)
+    folder = Path(str(config.hydra.sweep.dir))
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / "sweep.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ConfigError(f"{folder} is in use: this sweep runs already") from None
+    with lock:
+        if (folder / "sweep.json").exists():
+            changed = spec.differences(Sweep.load(folder))
+            if changed:
+                raise ConfigError(
+                    f"{folder} holds another search; " + "; ".join(changed)
+                    + ". Give this one a name of its own (search.name=…) or use the old command"
+                )  # fmt: skip
+        legal, refusals = check_space(spec.space, spec.fixed, config_dir)
+        _announce(spec, folder, legal, refusals)
+        spec.save(folder)
+        study = open_study(folder, spec)
+        if not study.get_trials(deepcopy=False):
+            for point in spec.first:
+                study.enqueue_trial(spec.space.parameters(point), user_attrs={FIRST: True})
+        _launch_phase(launch, overrides, "trials", spec.workers)
+        frontier = frontier_slots(study, spec.objectives)
+        if not frontier:
+            _say_failures(study)
+            return 1
+        if spec.seeds > 1:
+            _launch_phase(launch, overrides, "replicates", spec.workers)
+        _launch_phase(launch, overrides, "final", 1)
+        _say_failures(study)
+        _summarise(folder, spec, study, time.monotonic() - start)
+    return 0
+
+
+def _launch_phase(launch: Launch, overrides: Sequence[str], phase: str, workers: int) -> None:
+    """One launch of all workers; raises what one of them raised."""
+    _, of_search = own_keys(overrides)
+    kept = [o for o in of_search if not o.startswith(("search.worker=", "search.phase="))]
+    jobs = [[*kept, f"search.worker={i}", f"search.phase={phase}"] for i in range(workers)]
+    for returned in launch(jobs, 0):
+        _ = returned.return_value
+
+
+def _announce(spec: Sweep, folder: Path, legal: int, refusals: Counter[str]) -> None:
+    combinations = spec.space.combinations()
+    size = "a continuum of points" if combinations is None else f"{combinations} points"
+    log.info(
+        "%s: %d trials over %s in %d dimensions, %d at once with %d thread(s) each; %s",
+        spec.name, spec.trials, size, len(spec.dimensions), spec.workers, spec.threads, folder,
+    )  # fmt: skip
+    if refusals:
+        total = legal + sum(refusals.values())
+        log.info("%d of %d points sampled are illegal and will be passed over:", sum(refusals.values()), total)
+        for refusal, count in refusals.most_common(5):
+            log.info("  %d x %s", count, refusal)
+
+
+def _say_failures(study: Any) -> None:
+    """A table of reasons, on standard error, if a trial failed."""
+    failed = {n: t for n, t in slots(study).items() if t.state == TrialState.FAIL}
+    if not failed:
+        return
+    reasons = Counter(str(t.user_attrs.get(REASON, "unknown")) for t in failed.values())
+    lines = [f"{len(failed)} trial(s) failed:"]
+    lines += [f"  {count} x {reason}" for reason, count in reasons.most_common()]
+    sys.stderr.write("\n".join(lines) + "\n")
+
+
+def _summarise(folder: Path, spec: Sweep, study: Any, seconds: float) -> None:
+    """Add the outcome to ``sweep.json`` and write the report."""
+    import json
+
+    from effnlp.report.command import write_report
+
+    content = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    states = Counter(t.state.name.lower() for t in slots(study).values())
+    rejected = sum(REJECTED in t.user_attrs for t in study.get_trials(deepcopy=False))
+    content["outcome"] = {
+        "trials": dict(states),
+        "rejected_proposals": rejected,
+        "wall_seconds": seconds + float(content.get("outcome", {}).get("wall_seconds", 0.0)),
+        "frontier": frontier_slots(study, spec.objectives),
+    }
+    write_atomically(folder / "sweep.json", json.dumps(content, indent=1))
+    write_report([folder])

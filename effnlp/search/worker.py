@@ -1,0 +1,245 @@
+"""A worker of a sweep: one Hydra job that takes slots of the budget until none is left."""
+
+import logging
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from effnlp.compose import Composed, ConfigError, compose, hydra_context
+from effnlp.identity import config_hash
+from effnlp.legality import IllegalCombinationError, check
+from effnlp.menu import conf_dir
+from effnlp.record import COMPLETED, FAILED, Record
+from effnlp.search.children import alive, call_in_child, context, limit_threads
+from effnlp.search.state import (
+    FIRST,
+    OVERRIDES,
+    OWNER,
+    REASON,
+    REJECTED,
+    SLOT,
+    Sweep,
+    frontier_slots,
+    locked,
+    objective_values,
+    open_study,
+    slots,
+    trial_folder,
+)
+
+log = logging.getLogger(__name__)
+
+PROPOSALS_AT_MOST = 200
+"""Proposals in a row that are illegal or known before the space counts as exhausted."""
+
+
+def work(search: Mapping[str, Any], folder: Path) -> None:
+    """What a worker job does, by the phase of the sweep."""
+    sweep = Sweep.load(folder)
+    limit_threads(sweep.threads)
+    worker = _Worker(folder, sweep, int(search["worker"]), context())
+    if search["phase"] == "trials":
+        worker.trials()
+    elif search["phase"] == "replicates":
+        worker.replicates()
+    else:
+        worker.finals()
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A slot of the budget, taken: the trial in it and what it runs."""
+
+    number: int
+    trial: FrozenTrial
+    overrides: list[str]
+
+
+@dataclass
+class _Worker:
+    folder: Path
+    sweep: Sweep
+    index: int
+    processes: Any
+
+    @property
+    def config_dir(self) -> Path | None:
+        return Path(self.sweep.config_dir) if self.sweep.config_dir else None
+
+    def go_on(self) -> bool:
+        """Whether the sweep that started this worker still runs, as far as this machine can tell."""
+        pid, host = self.sweep.parent
+        return host != socket.gethostname() or alive(pid)
+
+    def trials(self) -> None:
+        """Take slots and run what is in them."""
+        study = open_study(self.folder, self.sweep, self.index)
+        with hydra_context():
+            while self.go_on():
+                with locked(self.folder):
+                    slot = self._orphan(study) or self._propose(study)
+                if slot is None:
+                    return
+                record = self._run(slot.overrides, trial_folder(self.folder, slot.number))
+                if record.reason == "interrupted":
+                    raise KeyboardInterrupt
+                self._tell(study, slot, record)
+
+    def _orphan(self, study: optuna.Study) -> _Slot | None:
+        """A trial that an earlier start of the sweep left unfinished."""
+        for number, trial in sorted(slots(study).items()):
+            owner = trial.user_attrs.get(OWNER)
+            if trial.state == TrialState.RUNNING and owner != self.sweep.session:
+                study._storage.set_trial_user_attr(trial._trial_id, OWNER, self.sweep.session)  # noqa: SLF001
+                log.info("trial %03d goes on where it stopped", number)
+                return _Slot(number, trial, list(trial.user_attrs[OVERRIDES]))
+        return None
+
+    def _propose(self, study: optuna.Study) -> _Slot | None:
+        """A new trial, legal and not known yet; None if the budget is spent or the space exhausted."""
+        taken = slots(study)
+        if len(taken) >= self.sweep.trials:
+            return None
+        known = {t.user_attrs.get("hash") for t in taken.values()}
+        for _ in range(PROPOSALS_AT_MOST):
+            trial = study.ask()
+            values = self.sweep.space.sample(trial)
+            overrides = self._overrides(values)
+            refusal, digest = self._judge(overrides, known)
+            if refusal is not None:
+                trial.set_user_attr(REJECTED, refusal)
+                study.tell(trial, state=TrialState.FAIL)
+                if trial.user_attrs.get(FIRST):
+                    log.warning("a point of search.first is left out: %s", refusal)
+                continue
+            number = max(taken, default=-1) + 1
+            trial.set_user_attr("hash", digest)
+            trial.set_user_attr(OVERRIDES, overrides)
+            trial.set_user_attr(OWNER, self.sweep.session)
+            trial.set_user_attr(SLOT, number)
+            frozen = study._storage.get_trial(trial._trial_id)  # noqa: SLF001
+            return _Slot(number, frozen, overrides)
+        log.warning(
+            "%d proposals in a row were illegal or known already: the space is exhausted after %d trials",
+            PROPOSALS_AT_MOST,
+            len(taken),
+        )
+        return None
+
+    def _overrides(self, values: Mapping[str, str]) -> list[str]:
+        measured_quietly = any(
+            word in key for key in self.sweep.objectives for word in ("latency", "per_second", "infer/energy")
+        )
+        return [
+            *self.sweep.fixed,
+            *(f"{key}={value}" for key, value in values.items()),
+            f"evaluation.latency={str(measured_quietly).lower()}",
+        ]
+
+    def _judge(self, overrides: list[str], known: set[Any]) -> tuple[str | None, str]:
+        """Why a proposal is refused (None if it is not), and its config hash."""
+        folders = [conf_dir()] + ([self.config_dir] if self.config_dir else [])
+        try:
+            composed: Composed = compose(overrides, self.config_dir)
+            check(composed.config, composed.chosen, folders)
+        except (ConfigError, IllegalCombinationError) as error:
+            return str(error), ""
+        digest = config_hash(composed.config)
+        return ("known already" if digest in known else None), digest
+
+    def _run(self, overrides: list[str], folder: Path) -> Record:
+        """Run overrides in a child; its record, or a failed one if the child left none."""
+        from effnlp.search.trial import run_trial
+
+        start = time.monotonic()
+        code = call_in_child(self.processes, run_trial, (overrides, folder, self.config_dir), self.go_on)
+        if code is None:
+            raise KeyboardInterrupt
+        try:
+            record = Record.load(folder)
+        except (FileNotFoundError, ValueError):
+            record = None  # type: ignore[assignment]
+        if record is None or (record.status == FAILED and code not in (0, 1)):
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            record = Record(status=FAILED, identity={"overrides": overrides}, reason="killed")
+            record.message = f"the process ended with {how} after {time.monotonic() - start:.0f} s"
+            folder.mkdir(parents=True, exist_ok=True)
+            record.save(folder)
+        return record
+
+    def _tell(self, study: optuna.Study, slot: _Slot, record: Record) -> None:
+        number, storage_id = slot.number, slot.trial._trial_id  # noqa: SLF001
+        with locked(self.folder):
+            try:
+                if record.status != COMPLETED:
+                    raise KeyError(f"{record.reason}: {record.message}")
+                values = objective_values(record, self.sweep.objectives)
+            except KeyError as error:
+                study._storage.set_trial_user_attr(storage_id, REASON, error.args[0])  # noqa: SLF001
+                study.tell(slot.trial.number, state=TrialState.FAIL)
+                log.warning("trial %03d failed: %s", number, error.args[0])
+                return
+            study.tell(slot.trial.number, values)
+            frontier = frontier_slots(study, self.sweep.objectives)
+            self._forget_models(study, frontier)
+        done = sum(t.state.is_finished() for t in slots(study).values())
+        shown = "  ".join(
+            f"{key.rsplit('/', 1)[-1]} {value:.4g}"
+            for key, value in zip(self.sweep.objectives, values, strict=True)
+        )
+        log.info(
+            "%d of %d  trial %03d  %s  %s%s",
+            done, self.sweep.trials, number, shown, " ".join(self._varied(slot)),
+            "  (on the frontier)" if number in frontier else "",
+        )  # fmt: skip
+
+    def _varied(self, slot: _Slot) -> list[str]:
+        return [o for o in slot.overrides if o not in self.sweep.fixed and not o.startswith("evaluation.latency")]
+
+    def _forget_models(self, study: optuna.Study, frontier: list[int]) -> None:
+        """A model that another dominates stays dominated: only the record of its trial is kept."""
+        for number, trial in slots(study).items():
+            if trial.state == TrialState.COMPLETE and number not in frontier:
+                (trial_folder(self.folder, number) / "deployed.pt").unlink(missing_ok=True)
+
+    def replicates(self) -> None:
+        """Run the members of the frontier again with other seeds; this worker's share of them."""
+        study = open_study(self.folder, self.sweep, self.index)
+        taken = slots(study)
+        jobs = [
+            (number, replicate)
+            for replicate in range(1, self.sweep.seeds)
+            for number in frontier_slots(study, self.sweep.objectives)
+        ]
+        for number, replicate in jobs[self.index :: self.sweep.workers]:
+            overrides = [
+                *taken[number].user_attrs[OVERRIDES],
+                f"seed.init={replicate}",
+                f"seed.order={replicate}",
+            ]
+            record = self._run(overrides, trial_folder(self.folder, number, replicate))
+            if record.reason == "interrupted":
+                raise KeyboardInterrupt
+            log.info("trial %03d, seed %d: %s", number, replicate, record.status)
+
+    def finals(self) -> None:
+        """Measure the members of the frontier quietly, and evaluate them on the test split."""
+        from effnlp.search.final import measure_final
+
+        study = open_study(self.folder, self.sweep, self.index)
+        for number in frontier_slots(study, self.sweep.objectives):
+            for replicate in range(self.sweep.seeds):
+                folder = trial_folder(self.folder, number, replicate)
+                if not (folder / "deployed.pt").exists():
+                    continue
+                code = call_in_child(
+                    self.processes, measure_final, (folder, self.sweep.test, replicate == 0), self.go_on
+                )
+                if code != 0:
+                    log.warning("trial %03d could not be measured again: see %s", number, folder / "output.log")

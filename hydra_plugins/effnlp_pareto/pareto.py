@@ -1,0 +1,64 @@
+"""The entry of the sweeper: what it does is in :mod:`effnlp.search.sweeper`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+
+@dataclass
+class ParetoConfig:
+    """``hydra/sweeper=pareto``; all settings are in the group ``search``."""
+
+    _target_: str = "hydra_plugins.effnlp_pareto.pareto.ParetoSweeper"
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="pareto", node=ParetoConfig, provider="effnlp")
+
+
+class ParetoSweeper(Sweeper):
+    """Launches the workers of one multi-objective search in a single call of the launcher."""
+
+    config: DictConfig | None = None
+    launcher: Launcher | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra gives and make the launcher."""
+        from hydra.core.plugins import Plugins
+
+        self.hydra_context = hydra_context
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the sweep; leaves with its exit code if that is not 0."""
+        from effnlp.compose import ConfigError
+        from effnlp.search.sweeper import sweep
+
+        assert self.config is not None
+        assert self.launcher is not None
+        folder = Path(str(self.config.hydra.sweep.dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        try:
+            code = sweep(self.config, arguments, self._config_dir(), self.launcher.launch)
+        except ConfigError as error:
+            sys.stderr.write(f"effnlp sweep: {error}\n")
+            code = 2
+        if code:
+            sys.exit(code)
+
+    def _config_dir(self) -> Path | None:
+        """The folder that ``--config-dir`` named."""
+        assert self.config is not None
+        for source in self.config.hydra.runtime.config_sources:
+            if source.provider == "command-line" and source.schema == "file":
+                return Path(str(source.path))
+        return None
