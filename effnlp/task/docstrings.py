@@ -128,7 +128,7 @@ def docstrings(
     recipe = (
         f"paragraphs of {min_words} words or more, cut at {max_words}, of {{}} of the docstrings of the "
         f"Python library and of the pydoc topics by a fixed hash of the docstring; of {total} paragraphs "
-        f"dropped: {unmapped} of modules without a theme, {ambiguous} texts of several themes, and all repetitions"
+        f"dropped: {unmapped} of modules without a theme, {ambiguous} of several themes, and all repetitions"
     )
     shares = {"train": 1 - 2 * HELD_OUT, "validation": HELD_OUT, "test": HELD_OUT}
     return build_task(
@@ -215,7 +215,7 @@ def docstrings_of(source: bytes) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _collection_paused() -> Iterator[None]:
-    """Parse a third faster: syntax trees have no cycles, but many objects that would be looked at for some."""
+    """Parse a third faster: syntax trees have no cycles, but many objects that would be searched for some."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
