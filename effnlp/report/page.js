@@ -159,7 +159,7 @@ function setUp(section, number) {
       marker: {
         color: COLOURS[choices.indexOf(choice) % COLOURS.length],
         symbol: SYMBOLS[Math.floor(choices.indexOf(choice) / COLOURS.length) % SYMBOLS.length],
-        size: member ? 12 : 8, opacity: member ? 1 : 0.45, line: { width: member ? 1.5 : 0, color: ink },
+        size: member ? 12 : 8, opacity: member ? 1 : 0.55, line: { width: member ? 1.5 : 0, color: ink },
       },
     });
     const byChoice = new Map(choices.map((choice) => [choice, { on: [], off: [] }]));

@@ -74,8 +74,9 @@ def embedded(content: Any) -> Markup:
 
 
 def breakable(text: str) -> Markup:
-    """``text``, escaped, with places where a narrow column may break it: after ``/``, ``=`` and ``_``."""
-    return Markup(re.sub(r"([/=_])", r"\1<wbr>", str(escape(text))))
+    """``text``, escaped, to be broken between words first, then after ``/``, ``=`` and ``_``."""
+    words = [re.sub(r"([/=_])", r"\1<wbr>", str(escape(word))) for word in text.split()]
+    return Markup(" ".join(f'<span class="word">{word}</span>' for word in words))
 
 
 def section_data(section: Section) -> dict[str, Any]:
