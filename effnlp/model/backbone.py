@@ -2,8 +2,9 @@
 
 Source: Vaswani et al. (2017), https://arxiv.org/abs/1706.03762
 
-Pre-norm blocks as in Xiong et al. (2020), https://arxiv.org/abs/2002.04745; the sizes are those of
-Turc et al. (2019), https://arxiv.org/abs/1908.08962. What mixes the tokens is a part (``model/mixer``).
+Pre-norm blocks as in Xiong et al. (2020), https://arxiv.org/abs/2002.04745; the sizes are the tiny, mini
+(here small) and base of Turc et al. (2019), https://arxiv.org/abs/1908.08962. What mixes the tokens is a
+part (``model/mixer``).
 
 Legend: B batch, T tokens, D width, F width of the feed-forward layer, V vocabulary.
 """
@@ -11,7 +12,7 @@ Legend: B batch, T tokens, D width, F width of the feed-forward layer, V vocabul
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import pandas as pd
 import torch
@@ -47,7 +48,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(depth=2, width=128, heads=2, feedforward_width=512),
-    "small": Size(depth=4, width=512, heads=8, feedforward_width=2048),
+    "small": Size(depth=4, width=256, heads=4, feedforward_width=1024),
     "base": Size(depth=12, width=768, heads=12, feedforward_width=3072),
 }
 
@@ -229,6 +230,8 @@ class Backbone:
         dropout: Rate on the embeddings, on each residual branch and before the head, in [0, 1).
         positions: ``learned`` or ``sinusoidal``.
     """
+
+    tokenizer_keys: ClassVar[tuple[str, ...]] = ("max_length", "vocabulary_size")
 
     def __init__(
         self,

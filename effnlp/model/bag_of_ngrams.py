@@ -8,7 +8,7 @@ Legend: B batch, T n-grams of the longest text, D width, R rows of the table.
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -192,6 +192,8 @@ class BagOfNgrams:
         learning_rate_factor: How much faster than the head the table learns: of its rows only those
             that occur in a batch get a gradient.
     """
+
+    tokenizer_keys: ClassVar[tuple[str, ...]] = ("ngrams", "buckets", "min_count", "max_length")
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ Legend: B batch, T tokens, D width, C classes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
@@ -23,7 +23,13 @@ class Tokenizer(Protocol):
 
 
 class ModelChoice(Protocol):
-    """What a config of the group ``model`` names: how to get a tokenizer and a fresh model."""
+    """What a config of the group ``model`` names: how to get a tokenizer and a fresh model.
+
+    Attributes:
+        tokenizer_keys: The settings on which the tokenizer and its ids depend; they are cached by these.
+    """
+
+    tokenizer_keys: ClassVar[tuple[str, ...]]
 
     def tokenizer(self, train: pd.DataFrame) -> Tokenizer:
         """Learn it from the training texts, or load it. The same table gives the same tokenizer."""

@@ -13,7 +13,7 @@ import inspect
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -183,7 +183,11 @@ class Pretrained:
         dropout: Rate before the head, in [0, 1); inside, the model keeps its own.
         revision: Branch, tag or commit of a name on the hub.
         roles: Role to a pattern of names of linear layers, where the family is unknown.
+        learning_rate_factor: Multiplies the base rate for the pretrained weights, which bear less than what
+            is new (the head, a PEFT method's own parameters).
     """
+
+    tokenizer_keys: ClassVar[tuple[str, ...]] = ("name", "revision", "max_length")
 
     def __init__(
         self,
@@ -193,7 +197,11 @@ class Pretrained:
         dropout: float = 0.1,
         revision: str | None = None,
         roles: dict[str, str] | None = None,
+        learning_rate_factor: float = 0.1,
     ) -> None:
+        if learning_rate_factor <= 0:
+            raise ValueError(f"learning_rate_factor must be above 0, got {learning_rate_factor}")
+        self.learning_rate_factor = learning_rate_factor
         self.name = name
         self.pooling = pooling
         self.max_length = max_length
@@ -225,6 +233,8 @@ class Pretrained:
         if config.is_encoder_decoder:
             raise ValueError(f"{self.name} is an encoder with a decoder; pretrained needs an encoder")
         model = self._load(AutoModel, dtype=torch.float32)
+        for parameter in model.parameters():
+            parameter.learning_rate_factor = self.learning_rate_factor
         return Classifier(PretrainedEncoder(model, self.pooling, self.roles), classes, self.dropout)
 
     def _load(self, loader: Any, **options: Any) -> Any:
