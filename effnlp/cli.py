@@ -64,7 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"effnlp: there is no verb {verb!r}{suggest(verb, list(VERBS))}\n")
         return 2
     module, function, _ = VERBS[verb]
-    return int(getattr(importlib.import_module(module), function)(rest) or 0)
+    try:
+        return int(getattr(importlib.import_module(module), function)(rest) or 0)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ class Composed:
 
 
 @contextmanager
-def hydra_context(config_dir: Path | None = None) -> Iterator[None]:
-    """Hydra's composition, once for many configs; ``config_dir`` adds a user's own groups."""
+def hydra_context() -> Iterator[None]:
+    """Hydra's composition, once for many configs."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -78,20 +78,31 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None, name: str 
     assert isinstance(runtime, dict)
     return Composed(
         config={str(key): value for key, value in config.items()},
-        chosen=chosen_groups(runtime),
+        chosen=chosen_groups(runtime, config),
         folder=folder,
     )
 
 
-def chosen_groups(runtime: Mapping[Any, Any]) -> dict[str, str]:
-    """Hydra's own record of the choices, without Hydra's groups and with stacks joined by ``+``."""
-    found = {}
-    for key, value in runtime.items():
-        if str(key).startswith("hydra/") or value is None:
-            continue
-        group = str(key).partition("@")[0]
-        found[group] = "+".join(map(str, value)) if isinstance(value, list) else str(value)
-    return found
+STACKED = ("data/filter", "evaluation/quality", "evaluation/scenarios")
+"""Groups of which several choices act one after another, each in a package of its own."""
+
+
+def chosen_groups(runtime: Mapping[Any, Any], config: Mapping[str, Any]) -> dict[str, str]:
+    """Hydra's own record of the choices, without Hydra's groups.
+
+    Hydra does not record stacked groups; their choices are the keys of their package, joined by ``+``.
+    """
+    found = {
+        str(key).partition("@")[0]: str(value)
+        for key, value in runtime.items()
+        if not str(key).startswith("hydra/") and value is not None
+    }
+    for group in STACKED:
+        node: Any = config
+        for part in group.split("/"):
+            node = (node or {}).get(part)
+        found[group] = "+".join(node or {"none": None})
+    return dict(sorted(found.items()))
 
 
 def explain(message: str, overrides: Sequence[str], folders: Sequence[Path]) -> str:

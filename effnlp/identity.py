@@ -32,7 +32,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def register_resolvers() -> None:
-    """Make ``${effnlp.config_hash:}`` known to OmegaConf; calling it twice does no harm."""
+    """Make ``${effnlp.config_hash:}`` and ``${effnlp.task:}`` known to OmegaConf; calling it twice does no harm."""
     from omegaconf import DictConfig, OmegaConf
 
     def resolve(*, _root_: DictConfig) -> str:
@@ -42,4 +42,9 @@ def register_resolvers() -> None:
         assert isinstance(container, dict)
         return config_hash({str(key): value for key, value in container.items()})
 
+    def task_name(*, _root_: DictConfig) -> str:
+        task = _root_.task
+        return str(task.get("name") or str(task.get("_target_", "task")).rpartition(".")[2])
+
     OmegaConf.register_new_resolver("effnlp.config_hash", resolve, replace=True)
+    OmegaConf.register_new_resolver("effnlp.task", task_name, replace=True)

@@ -79,7 +79,7 @@ def _application(name: str, arguments: list[str], help_text: str) -> int:
     options, overrides, config_dir = split_arguments(arguments)
     if name == "sweep" and not options.multirun:
         arguments = ["--multirun", *arguments]
-    looks_only = options.cfg or options.info or options.shell_completion or options.hydra_help or options.version
+    looks_only = options.cfg or options.info or options.shell_completion or options.hydra_help
     if not looks_only:
         try:
             preflight(name, overrides, config_dir, multirun=options.multirun)
@@ -183,12 +183,14 @@ def job(config: Any) -> float | None:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     settings = {str(key): value for key, value in plain.items()}
-    chosen = chosen_groups(OmegaConf.to_container(hydra_config.runtime.choices) or {})  # type: ignore[arg-type]
+    choices = OmegaConf.to_container(hydra_config.runtime.choices)
+    assert isinstance(choices, dict)
+    chosen = chosen_groups(choices, settings)
     folder = Path(hydra_config.runtime.output_dir)
     if settings.get("search", {}).get("worker") is not None:
         from effnlp.search.worker import work
 
-        work(settings["search"])
+        work(settings["search"], Path(str(hydra_config.sweep.dir)))
         return None
     from effnlp.run import run as run_one
 

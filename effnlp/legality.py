@@ -30,27 +30,29 @@ def plan(
     peft: Choice,
     compression: Mapping[str, Choice],
     order: Sequence[str],
-    early: frozenset[str] = frozenset(),
+    told: Mapping[str, str] | None = None,
 ) -> list[Step]:
     """The moments of a run in the order in which they come.
 
     Args:
         compression: Slot (``pruning``) to the choice in it.
         order: The slots in the order in which they finish, after PEFT.
-        early: Slots whose method is told to act in ``prepare`` (its key ``moment``): it makes the frozen
-            base, so it comes before PEFT, and it has nothing left to finish.
+        told: Slot to the moment at which its method is told to act by its key ``moment``. One that is told to
+            ``prepare`` makes the frozen base, so it comes before PEFT, and has nothing left to finish.
 
     Raises:
         ValueError: If ``order`` does not name every slot exactly once.
     """
     if sorted(order) != sorted(compression):
         raise ValueError(f"compression.order must name each of {sorted(compression)} once, got {list(order)}")
-    late = [compression[slot] for slot in order if slot not in early]
-    base = [compression[slot] for slot in order if slot in early]
+    told = told or {}
+    base = [compression[slot] for slot in order if told.get(slot) == "prepare"]
+    late = [compression[slot] for slot in order if told.get(slot) != "prepare"]
+    injected = [compression[slot] for slot in order if slot not in told]
     return [
         Step("build", model),
         *(Step("build", part) for part in parts),
-        *(Step("prepare", choice) for choice in [*base, peft, *late]),
+        *(Step("prepare", choice) for choice in [*base, peft, *injected]),
         *(Step("during", choice) for choice in [peft, *late]),
         *(Step("finish", choice) for choice in [peft, *late]),
     ]
@@ -90,9 +92,9 @@ def gather(config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequen
     }
     compression = {slot: read_choice(f"compression/{slot}", name, folders) for slot, name in slots.items()}
     settings = config.get("compression", {})
-    early = frozenset(slot for slot in slots if (settings.get(slot) or {}).get("moment") == "prepare")
+    told = {slot: settings[slot]["moment"] for slot in slots if "moment" in (settings.get(slot) or {})}
     peft = read_choice("peft", chosen["peft"], folders)
-    return plan(model, parts, peft, compression, settings.get("order", []), early)
+    return plan(model, parts, peft, compression, settings.get("order", []), told)
 
 
 def check(config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequence[Path]) -> list[Step]:

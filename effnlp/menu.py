@@ -107,7 +107,7 @@ def read_choice(group: str, name: str, folders: Sequence[Path]) -> Choice:
         name=name,
         target=target,
         summary=said.summary if said and (own_module or not comment) else comment,
-        source=said.source if said else "",
+        source=said.source if said and own_module else "",
         requires=said.constants.get("REQUIRES", {}) if said else {},
         provides=said.constants.get("PROVIDES", {}) if said else {},
         removes=said.constants.get("REMOVES", {}) if said else {},

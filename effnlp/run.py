@@ -133,7 +133,7 @@ class _Shared:
                 self.amortised[name] = self.amortised.get(name, 0.0) + amount
         self.meter.waiting(entry.waited_seconds)
         self.events.add(
-            "cache", kind=kind, made=entry.cost is None, seconds=time.perf_counter() - before
+            "cache", entry=kind, made=entry.cost is None, seconds=time.perf_counter() - before
         )
         return entry.folder
 
@@ -217,10 +217,10 @@ def _stages(
         with meter.stage("finetuning"):
             model = method.prepare(prepared, model)
             record.put({"model/trainable_params": count_params(model, trainable_only=True)})
+            trainable = _trainable(model)
             fitted = _finetune(model, prepared, data, config, finetuning, settings, shared)
-        trained = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
         with meter.stage("compression", count_flops=True):
-            record.put({"model/delta_bytes": stored_bytes(model, only=trained)})
+            record.put({"model/delta_bytes": stored_bytes(model, only=trainable | _trainable(model))})
             model.eval()
             for group in _groups(steps, "finish"):
                 model = method.finish(methods[group], model)
@@ -243,6 +243,10 @@ def _methods(config: Mapping[str, Any]) -> dict[str, Any]:
 def _groups(steps: Sequence[Step], moment: str) -> list[str]:
     """The config groups that act at a moment, in the order in which legality was checked."""
     return [step.choice.group for step in steps if step.moment == moment]
+
+
+def _trainable(model: nn.Module) -> frozenset[str]:
+    return frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def _earlier(folder: Path, record: Record, task: Task, again: bool) -> Record | None:
@@ -342,6 +346,7 @@ def _complete(deployed: Deployed, config: Mapping[str, Any], shared: _Shared) ->
     record.save(folder)
     shared.events.add("completed", accuracy=record.values.get("val/accuracy"))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    (folder / "traceback.txt").unlink(missing_ok=True)
     log.info(
         "validation accuracy %.4f, %s", record.values["val/accuracy"], folder / "record.json"
     )

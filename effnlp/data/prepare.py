@@ -139,7 +139,7 @@ def _encode(
     task: Task, train: pd.DataFrame, model_config: Mapping[str, Any], model: ModelChoice, fetch: Fetch
 ) -> tuple[Tokenizer, dict[str, Encodings]]:
     module = str(model_config["_target_"]).rpartition(".")[0]
-    settings = model.tokenizer_settings()
+    settings = {name: model_config[name] for name in model.tokenizer_keys}
     code = code_version(module, "effnlp.data.encodings", "effnlp.model.subwords")
     others = [table_fingerprint(task.splits[split]) for split in ("validation", "test")]
 

