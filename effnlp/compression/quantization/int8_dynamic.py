@@ -61,7 +61,9 @@ def integer_products_are_exact() -> bool:
 def quantize_dynamically(model: nn.Module, embeddings: bool = True) -> nn.Module:
     """Turn every linear layer of the encoder into an integer one, in place; the head stays float.
 
-    Unlike the paper, nothing is trained with the rounding, and norms and softmax stay float.
+    Unlike the paper, nothing is trained with the rounding, and norms and softmax stay float. A text's logits
+    do not depend on its batch, but for this: where float sums in another order (other padding, say) move an
+    activation across the border between two integers, it moves by a whole scale.
 
     Args:
         embeddings: Keep the embedding tables in int8, too; their rows become floats when they are read.

@@ -1,0 +1,130 @@
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from effnlp.compression.quantization import int8_dynamic
+from effnlp.compression.quantization.int8_dynamic import (
+    ROWS_AT_ONCE,
+    DynamicInt8Linear,
+    quantize_dynamically,
+)
+from effnlp.compression.quantization.integer import quantize_rows
+from effnlp.model.classifier import count_params
+
+
+def stored_bytes(model):
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    return buffer.tell()
+
+
+@pytest.mark.parametrize(
+    ("rows", "inner", "outer"), [(1, 384, 96), (17, 31, 7), (300, 64, 130), (3, 4096, 8)]
+)
+def test_the_integer_product_is_exact_against_64_bits(rows, inner, outer):
+    left = torch.randint(-127, 128, (rows, inner), dtype=torch.int8)
+    right = torch.randint(-127, 128, (outer, inner), dtype=torch.int8)
+    assert torch.equal(torch._int_mm(left, right.t()).long(), left.long() @ right.long().t())
+    extreme = torch.full_like(left, 127)
+    assert (torch._int_mm(extreme, -torch.full_like(right, 127).t()) == -127 * 127 * inner).all()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 5, ROWS_AT_ONCE, 2 * ROWS_AT_ONCE + 3])
+def test_a_layer_equals_the_slow_reference(rows, bias):
+    torch.manual_seed(rows)
+    linear, x = nn.Linear(48, 20, bias=bias), torch.randn(rows, 48) * torch.rand(rows, 1) * 10
+    layer = DynamicInt8Linear(linear)
+    integers, scales = quantize_rows(x)
+    weights, weight_scales = quantize_rows(linear.weight.detach())
+    total = integers.long() @ weights.long().t()
+    expected = total.double() * scales.double() * weight_scales.double().t()
+    expected = expected if linear.bias is None else expected + linear.bias.double()
+    torch.testing.assert_close(layer(x).double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_result_for_a_row_does_not_depend_on_the_other_rows_by_a_single_bit():
+    layer = DynamicInt8Linear(nn.Linear(48, 20))
+    x = torch.randn(40, 48)
+    x[1:] *= 1000  # with one scale for all, row 0 would vanish
+    assert torch.equal(layer(x)[:1], layer(x[:1]))
+    assert torch.equal(layer(x.view(4, 10, 48)).view(40, 20), layer(x))
+
+
+def test_a_text_gets_the_same_logits_alone_and_in_a_batch_with_padding(make_classifier, make_batch):
+    model, batch = quantize_dynamically(make_classifier()), make_batch(16)
+    together = model(batch)
+    for i, length in enumerate(batch["attention_mask"].sum(1).tolist()):
+        alone = {name: batch[name][i : i + 1, :length] for name in ("input_ids", "attention_mask")}
+        # Sums in another order move an activation by 1e-7; where that turns a rounding, by a scale.
+        assert (model(alone) - together[i]).abs().max() < 5e-3
+
+
+def test_signal_stays_far_above_noise(make_classifier, make_batch):
+    batch, model = make_batch(32), make_classifier()
+    logits = model(batch)
+    noise = quantize_dynamically(model)(batch) - logits
+    assert logits.square().mean() / noise.square().mean() > 10**3  # 30 dB
+
+
+@pytest.mark.parametrize("embeddings", [True, False])
+def test_it_is_smaller_on_disk_by_the_closed_form_and_no_weight_is_lost(make_classifier, embeddings):
+    before, model = make_classifier(width=128), make_classifier(width=128)
+    quantize_dynamically(model, embeddings)
+    assert count_params(model) == count_params(before)
+    rounded = [m for m in before.encoder.modules() if isinstance(m, nn.Linear)]
+    rounded += [m for m in before.encoder.modules() if isinstance(m, nn.Embedding) and embeddings]
+    saved = sum(3 * m.weight.numel() - 4 * m.weight.shape[0] for m in rounded)
+    difference = stored_bytes(before) - stored_bytes(model)
+    assert abs(difference - saved) < 400 * len(before.state_dict())  # names and padding of the file
+    assert difference > 0.9 * saved > 0
+    noted = model.applied["compression/quantization"]
+    assert noted == {"layers": 18, "int8_weights": sum(m.weight.numel() for m in rounded)}
+
+
+def test_the_head_and_the_norms_stay_float_and_unchanged(make_classifier):
+    before, model = make_classifier(), quantize_dynamically(make_classifier())
+    assert isinstance(model.head, nn.Linear)
+    assert torch.equal(model.head.weight, before.head.weight)
+    assert torch.equal(model.encoder.norm.weight, before.encoder.norm.weight)
+
+
+def test_a_saved_and_loaded_model_gives_the_same_logits(make_classifier, make_batch, tmp_path):
+    batch, model = make_batch(), quantize_dynamically(make_classifier())
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    fresh = quantize_dynamically(make_classifier(seed=9))
+    fresh.load_state_dict(torch.load(tmp_path / "model.pt"))
+    assert torch.equal(fresh(batch), model(batch))
+
+
+def test_a_pretrained_model_keeps_its_decisions_and_a_quarter_of_its_bytes(minilm):
+    batch = minilm.batch(["a warm and funny film", "dull, and much too long", "so-so", "I left early"])
+    with torch.inference_mode():
+        before, size = minilm.model(batch), stored_bytes(minilm.model)
+        pooled = minilm.model.encoder(batch)
+        model = quantize_dynamically(minilm.model)
+        after, pooled_after = model(batch), model.encoder(batch)
+    assert torch.equal(after.argmax(-1), before.argmax(-1))
+    assert torch.cosine_similarity(pooled, pooled_after).min() > 0.99
+    assert stored_bytes(model) < 0.27 * size
+
+
+def test_a_machine_whose_integer_products_saturate_is_refused(make_classifier, monkeypatch):
+    exact = torch._int_mm
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: exact(a, b).clamp(-(2**15), 2**15 - 1))
+    with pytest.raises(RuntimeError, match="use compression/quantization=int8_weight_only"):
+        quantize_dynamically(make_classifier())
+
+
+def test_this_machine_multiplies_exactly():
+    assert int8_dynamic.integer_products_are_exact()
+
+
+def test_a_model_without_a_linear_layer_is_refused_before_anything_is_changed(make_classifier):
+    model = make_classifier()
+    model.encoder = nn.Sequential(nn.Embedding(5, 4))
+    with pytest.raises(ValueError, match="has no Linear layer"):
+        quantize_dynamically(model)
+    assert isinstance(model.encoder[0], nn.Embedding)
