@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -33,6 +34,12 @@ ALSO_IN_TABLE = (
     "cost/total/own/seconds",
 )
 """Columns of the frontier's table beside the objectives, where records have them."""
+
+
+TOLD_OF_A_SWEEP = (
+    "name", "command", "objectives", "budget", "trials", "seeds", "fixed", "workers", "wall_seconds", "spent",
+)  # fmt: skip
+"""What the page says of a sweep, out of its ``sweep.json``."""
 
 
 def render(summary: Summary) -> str:
@@ -186,16 +193,18 @@ def _spent_context(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _sweep_context(sweep: dict[str, Any]) -> list[tuple[str, str]]:
-    return [
-        (str(key), human(str(key), value) if _is_amount(str(key), value) else described(value))
-        for key, value in sweep.items()
-        if value is not None
-    ]
+def _sweep_context(sweep: Mapping[str, Any]) -> list[tuple[str, str]]:
+    told = {
+        key: value for key, value in sweep.items() if key in TOLD_OF_A_SWEEP and value not in (None, [], {})
+    }
+    if isinstance(told.get("command"), list):
+        told["command"] = " ".join(["effnlp sweep", *map(shlex.quote, map(str, told["command"]))])
+    return [(key, _amount(key, value)) for key, value in told.items()]
 
 
-def _is_amount(key: str, value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and unit(key) != ""
+def _amount(key: str, value: Any) -> str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return human(key, value) if is_number and unit(key) else described(value)
 
 
 def _when(summary: Summary) -> str:

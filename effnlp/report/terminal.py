@@ -50,13 +50,16 @@ def _table(section: Section, with_folder: bool) -> Table:
     replicated = any(len(candidate.runs) > 1 for candidate in section.frontier)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("configuration", ratio=3, overflow="fold", min_width=24)
+    shown = section.frontier[:ROWS]
     for key, way in section.objectives.items():
-        table.add_column(Text(f"{key} {'↑' if way == UP else '↓'}"), justify="right", overflow="fold")
+        widest = max(len(value_text(candidate, key)) for candidate in shown)
+        name = Text(f"{key} {'↑' if way == UP else '↓'}")
+        table.add_column(name, justify="right", overflow="fold", min_width=widest)
     if replicated:
         table.add_column("n", justify="right")
     if with_folder:
         table.add_column("folder", ratio=2, overflow="fold", style="dim")
-    for candidate in section.frontier[:ROWS]:
+    for candidate in shown:
         row = [label(candidate, section), *(value_text(candidate, key) for key in section.objectives)]
         row += [str(len(candidate.runs))] if replicated else []
         row += [str(candidate.runs[0].folder)] if with_folder else []

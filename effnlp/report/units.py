@@ -82,7 +82,7 @@ def digits(value: float, plain: bool, places: int | None = None) -> str:
     if plain and value == math.floor(value) and abs(value) >= 2:
         return f"{value:.0f}"
     if plain and abs(value) < 10:
-        return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.2e}"
+        return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.2e}".replace("e-0", "e-")
     size = abs(value)
     return f"{value:.{0 if size >= 99.95 else 1 if size >= 9.995 else 2}f}"
 

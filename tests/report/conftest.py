@@ -1,3 +1,4 @@
+import hashlib
 import json
 import math
 import random
@@ -26,9 +27,8 @@ def make_record():
             "compression/quantization": quantization, "data/order": "shuffle",
         }  # fmt: skip
         overrides = [f"{group}={choice}" for group, choice in choices.items()] + [f"seed.init={seed}"]
-        config_hash = format(
-            abs(hash_of((*choices.values(), fingerprint, *more.get("overrides", [])))), "010x"
-        )[:10]
+        parts = "|".join([*choices.values(), fingerprint, *more.get("overrides", [])])
+        config_hash = hashlib.sha256(parts.encode()).hexdigest()[:10]
         dice = random.Random(f"{config_hash}-{seed}")
         parts = [MODELS[model], PEFT[peft], PRUNING[pruning], QUANTIZATION[quantization]]
         accuracy = sum(part[0] for part in parts) + dice.gauss(0, 0.004)
@@ -72,14 +72,6 @@ def make_record():
         return record
 
     return make
-
-
-def hash_of(parts):
-    """A hash that is the same in every process."""
-    total = 0
-    for character in "|".join(map(str, parts)):
-        total = (total * 1_000_003 + ord(character)) % (1 << 61)
-    return total
 
 
 @pytest.fixture

@@ -1,0 +1,80 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from effnlp.record import FAILED, Record
+from effnlp.report.read import Loaded, Reading, read_records
+from effnlp.report.summary import summarise
+from effnlp.report.terminal import ROWS, show, spent_in_words, value_text
+
+
+def shown(summary, width):
+    console = Console(file=io.StringIO(), width=width)
+    show(summary, console)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_no_line_is_wider_than_the_terminal_and_no_value_is_cut(runs, width):
+    summary = summarise(read_records([runs]))
+    text = shown(summary, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    cells = [
+        value_text(candidate, key)
+        for section in summary.sections
+        for candidate in section.frontier
+        for key in section.objectives
+    ]
+    assert any("±" in cell for cell in cells)
+    assert all(cell in text for cell in cells)
+
+
+def test_every_member_of_the_frontier_has_its_choices_in_the_table(runs):
+    summary = summarise(read_records([runs]))
+    text = shown(summary, 200)
+    for section in summary.sections:
+        for candidate in section.frontier:
+            assert f"model={candidate.choices['model']}" in text
+            assert candidate.runs[0].folder.name in text
+
+
+def test_folders_are_left_out_where_there_is_no_room_for_them(runs):
+    summary = summarise(read_records([runs]))
+    assert "folder" not in shown(summary, 80)
+    assert "folder" in shown(summary, 120)
+
+
+def test_what_was_left_out_is_said_with_the_reason(runs):
+    (runs / "multirun/2026-01-02/0/record.json").write_text("{")
+    text = shown(summarise(read_records([runs])), 120)
+    assert "1 not ranked, without infer/single_stream/flops: aten::mystery has no formula" in text
+    assert "3 runs are without a result: 2 nan, 1 oom" in text
+    assert "1 damaged:" in text
+
+
+def test_brackets_in_records_are_text_and_no_markup(make_record, tmp_path):
+    record = make_record(overrides=["data.pattern=[bold]x[/nonsense]"])
+    other = make_record(peft="lora")
+    summary = summarise(Reading([Loaded(record, tmp_path / "[red]a"), Loaded(other, tmp_path / "b")]))
+    text = shown(summary, 200)
+    assert "[/nonsense]" in text
+    assert "[red]a" in text
+
+
+def test_a_long_frontier_ends_with_where_the_rest_is(make_record, tmp_path):
+    loaded = []
+    for number in range(ROWS + 5):
+        record = make_record(overrides=[f"peft.rank={number}"])
+        record.put({"val/accuracy": 0.5 + number / 1000, "infer/single_stream/flops": 1e6 + number})
+        loaded.append(Loaded(record, tmp_path / str(number)))
+    assert "… and 5 more in frontier.csv" in shown(summarise(Reading(loaded)), 80)
+
+
+def test_when_all_runs_failed_that_is_what_it_says(tmp_path):
+    summary = summarise(Reading([Loaded(Record(FAILED, {}, reason="oom"), tmp_path)]))
+    text = shown(summary, 80)
+    assert "No run was completed" in text
+    assert "1 oom" in text
+    assert spent_in_words(summary) == "Spent by 1 run: no cost was recorded"
