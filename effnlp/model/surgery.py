@@ -43,9 +43,10 @@ def replace_layers(
 ) -> nn.Module:
     """Put ``make(target)`` wherever ``root`` has ``target``, in place, and return ``root``.
 
-    A module that several places share is made once and stays shared.
+    A module that several places share is made once and stays shared. What is new is in training or evaluation
+    mode as what it replaces.
     """
-    new = {id(target): make(target) for target in targets}
+    new = {id(target): make(target).train(target.training) for target in targets}
     places = [
         (name, new[id(module)])
         for name, module in root.named_modules(remove_duplicate=False)

@@ -51,6 +51,7 @@ class EarlyExitClassifier(nn.Module):
         self._forced_depth: int | None = None
         self.last_depths = torch.empty(0, dtype=torch.int64)
         self.reset_exit_counts()
+        self.train(classifier.training)
 
     def reset_exit_counts(self) -> None:
         """Start the histogram anew."""
