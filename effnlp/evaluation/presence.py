@@ -25,6 +25,9 @@ HAS_LOCKS = fcntl is not None
 """Whether the operating system has advisory locks that end with their process."""
 
 
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+
+
 def lock_folder() -> Path:
     """The machine-wide folder of locks: ``EFFNLP_LOCK_DIR``, or one below the system's temporary folder."""
     named = os.environ.get("EFFNLP_LOCK_DIR")
@@ -49,7 +52,7 @@ def open_shared(path: Path) -> int:
     An existing file is opened without asking to create it: in a shared sticky folder Linux refuses that
     for files of other users (``fs.protected_regular``).
     """
-    flags = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+    flags = _CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
     while True:
         try:
             return os.open(path, os.O_RDONLY | flags)
@@ -150,8 +153,11 @@ class Presence:
             return
         _held[path].holders -= 1
         if _held[path].holders == 0:
+            descriptor = _held.pop(path).descriptor
+            if not HAS_LOCKS:
+                descriptor.close()  # Windows does not remove a file that is open
             path.unlink(missing_ok=True)
-            _held.pop(path).descriptor.close()
+            descriptor.close()
 
     def count(self) -> int:
         """How many processes are present, this one included if it is."""
@@ -173,7 +179,7 @@ def _hold(path: Path, description: str) -> OwnedDescriptor:
     """Make the file and lock it."""
     content = json.dumps({"pid": os.getpid(), "description": description}).encode()
     while True:
-        descriptor = OwnedDescriptor(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        descriptor = OwnedDescriptor(os.open(path, os.O_RDWR | os.O_CREAT | _CLOEXEC, 0o644))
         # Another process that looks whether we are alive holds it for a moment, and may remove it.
         if (not HAS_LOCKS or descriptor.try_lock(exclusive=True)) and _leads_to(path, descriptor):
             os.ftruncate(descriptor.number, 0)
@@ -212,7 +218,7 @@ def _describe(path: Path) -> str | None:
 
 def _is_locked(path: Path) -> bool:
     """Whether a process holds the file. A file that nobody holds is removed while we hold it."""
-    descriptor = OwnedDescriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    descriptor = OwnedDescriptor(os.open(path, os.O_RDONLY | _CLOEXEC))
     try:
         if not descriptor.try_lock(exclusive=False):
             return True

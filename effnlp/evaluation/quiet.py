@@ -36,7 +36,7 @@ class Quiet:
     """How quiet a measurement was.
 
     Attributes:
-        is_alone: No other run worked on this machine meanwhile. False where the system has no locks.
+        is_alone: No other run worked on this machine meanwhile. False where there are no locks to use.
         waited_seconds: How long it took until it was quiet.
     """
 
@@ -68,17 +68,16 @@ class QuietLock:
         self._pid = -1
         self._is_working = False
         self._is_quiet = False
-        if not HAS_LOCKS:
-            log.warning("this system has no file locks: latency is measured beside other runs, and says so")
+        self.is_available = self._probe()
 
     @property
     def is_working(self) -> bool:
-        """Whether this process holds the lock of those who work."""
-        return self._is_working
+        """Whether this process holds the lock of those who work; a forked child does not."""
+        return self._is_working and self._pid == os.getpid()
 
     def start_working(self) -> float:
         """Hold ``working`` from now on; seconds waited for those who measure. Twice is as once."""
-        if self._is_working or not HAS_LOCKS:
+        if self.is_working or not self.is_available:
             return 0.0
         if self._is_quiet:
             raise RuntimeError("a process that measures quietly cannot start to work")
@@ -95,7 +94,7 @@ class QuietLock:
 
     def stop_working(self) -> None:
         """Let ``working`` go. Twice is as once."""
-        if self._is_working and self._working is not None:
+        if self.is_working and self._working is not None:
             self._workers.leave()
             self._working.unlock()
             self._is_working = False
@@ -111,7 +110,7 @@ class QuietLock:
 
     def yield_point(self) -> float:
         """Let others measure if they want to; seconds waited. 0 for who does not work."""
-        if not self._is_working or self._gate is None:
+        if not self.is_working or self._gate is None:
             return 0.0
         if self._gate.try_lock(exclusive=False):
             self._gate.unlock()
@@ -128,10 +127,10 @@ class QuietLock:
         """
         if self._is_quiet:
             raise RuntimeError("quiet() is not to be nested")
-        if not HAS_LOCKS:
+        if not self.is_available:
             yield Quiet(is_alone=False, waited_seconds=0.0)
             return
-        was_working = self._is_working
+        was_working = self.is_working
         self.stop_working()
         gate, working = self._open()
         start = time.monotonic()
@@ -150,6 +149,20 @@ class QuietLock:
             gate.unlock()
             if was_working:
                 self.start_working()
+
+    def _probe(self) -> bool:
+        """Whether the locks can be used; if not, measurements go on beside other runs and say so."""
+        if not HAS_LOCKS:
+            log.warning("this system has no file locks: latency is measured beside other runs, and says so")
+            return False
+        try:
+            gate, _ = self._open()
+            if gate.try_lock(exclusive=False):
+                gate.unlock()
+        except OSError as error:
+            log.warning("no locks in %s (%s): latency is measured beside other runs", self.folder, error)
+            return False
+        return True
 
     def _open(self) -> tuple[OwnedDescriptor, OwnedDescriptor]:
         """The two files. A forked child opens them anew: its copies are its parent's locks."""

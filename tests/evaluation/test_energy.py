@@ -7,11 +7,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from effnlp.evaluation.energy import EnergyMeter, machine_energy, share
 from effnlp.evaluation.power import (
+    NvidiaGpu,
     Processor,
     ProcessorModel,
     RaplPackages,
@@ -261,6 +263,58 @@ def test_the_power_of_the_cores_and_idle_power_make_up_the_thermal_design_power(
 )
 def test_only_gpus_that_the_process_may_use_are_read(visible, expected):
     assert visible_gpus(3, visible) == expected
+
+
+class FakeNvml:
+    """A GPU of 100 W; process 1 keeps 60 % of it busy, process 2 20 %."""
+
+    class NVMLError(Exception):
+        pass
+
+    tells_processes = True
+
+    def __init__(self):
+        self.start = time.monotonic()
+        self.seen = []
+
+    def nvmlDeviceGetHandleByIndex(self, index):
+        return index
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle):
+        return (time.monotonic() - self.start) * 100e3
+
+    def nvmlDeviceGetProcessUtilization(self, handle, since):
+        if not self.tells_processes:
+            raise self.NVMLError
+        self.seen.append(since)
+        now = since + 1000
+        return [
+            SimpleNamespace(pid=1, smUtil=60, timeStamp=now),
+            SimpleNamespace(pid=2, smUtil=20, timeStamp=now),
+        ]
+
+
+@pytest.mark.parametrize(("pids", "share_of_run"), [([1, 77], 0.75), ([2], 0.25), ([3], 0.0)])
+def test_a_gpu_is_charged_by_the_time_that_processes_kept_it_busy(pids, share_of_run):
+    nvml = FakeNvml()
+    gpu = NvidiaGpu(nvml, 0, active_runs=lambda: 2, pids=lambda: pids)
+    before = gpu.sample()
+    time.sleep(0.05)
+    after = gpu.sample()
+    charge = share(before, after, seconds=0.05, idle_watts=gpu.idle_watts)
+    assert charge == pytest.approx(share_of_run * (after.joules - before.joules))
+    assert after.joules > before.joules
+    assert nvml.seen == [0, 1000]
+
+
+def test_a_gpu_that_does_not_tell_its_processes_is_shared_equally():
+    nvml = FakeNvml()
+    nvml.tells_processes = False
+    gpu = NvidiaGpu(nvml, 0, active_runs=lambda: 2, pids=lambda: [1])
+    before = gpu.sample()
+    time.sleep(0.02)
+    after = gpu.sample()
+    assert share(before, after, 0.02, 0) == pytest.approx((after.joules - before.joules) / 2)
 
 
 def burn(seconds):

@@ -256,6 +256,28 @@ def test_without_locks_the_result_says_that_it_was_not_alone(tmp_path, monkeypat
         assert lock.yield_point() == 0
 
 
+def test_a_folder_that_cannot_be_used_costs_the_quiet_and_not_the_run(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    lock = QuietLock(tmp_path / "file")
+    assert "beside other runs" in caplog.text
+    with lock.working(), lock.quiet() as quiet:
+        assert not quiet.is_alone
+
+
+def test_a_forked_child_neither_works_nor_lets_its_parents_lock_go(tmp_path):
+    lock = QuietLock(tmp_path)
+    with lock.working():
+        pid = os.fork()
+        if pid == 0:
+            lock.stop_working()
+            os._exit(int(lock.is_working or lock.yield_point() != 0))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert lock.is_working
+        assert Presence(tmp_path / "working").count() == 1
+        with pytest.raises(TimeoutError, match="held by"), QuietLock(tmp_path).quiet(timeout_seconds=0.05):
+            pass
+
+
 def test_a_process_counts_once_however_often_it_enters(tmp_path):
     first, second = Presence(tmp_path), Presence(tmp_path)
     assert first.count() == 0
