@@ -9,7 +9,6 @@ from scipy.special import stdtrit
 
 from effnlp.record import Record
 from effnlp.report.read import Loaded
-from effnlp.report.units import measured_name
 
 ENERGY = ("energy_joules", "co2e_grams")
 """Names of values that rest on a meter or on a model; the two kinds never share an axis."""
@@ -106,7 +105,7 @@ def _settings(overrides: Any, choices: Mapping[str, str]) -> dict[str, str]:
 
 def with_energy_method(key: str, record: Record) -> str:
     """``key``; of energy and what follows from it, with ``[measured]``, ``[estimated]`` or ``[unstated]``."""
-    if measured_name(key) not in ENERGY:
+    if not key.endswith(ENERGY):
         return key
     said = str(record.notes.get("energy/method", ""))
     return (

@@ -50,13 +50,13 @@ def read_records(folders: Sequence[Path]) -> Reading:
     for root in folders:
         if not root.is_dir():
             raise ValueError(f"{root} is not a folder; give the folder of a run, a multirun or a sweep")
-        found = 0
+        found, real_root = 0, root.resolve()
         for folder, names in _folders_with_files(root):
             found += "record.json" in names
-            resolved = folder.resolve()
-            if resolved in seen_folders:
+            real = real_root / folder.relative_to(root)  # os.walk follows no links below the root
+            if real in seen_folders:
                 continue
-            seen_folders.add(resolved)
+            seen_folders.add(real)
             if "sweep.json" in names:
                 _read_sweep(folder, reading)
             if "record.json" in names:
