@@ -93,5 +93,5 @@ def _refuse_numbers(table: pd.DataFrame, column: str, where: str) -> None:
     if len(table) and pd.to_numeric(table["text"], errors="coerce").notna().all():
         raise TypeError(
             f"text is not text: all {len(table)} cells of column {column!r} of {where} are numbers, "
-            f"{table['text'].iloc[0]!r} in row {table.index[0]}; name another column by task.text"
+            f"{table['text'].iloc[0]} in row {table.index[0]}; name another column by task.text"
         )
