@@ -30,7 +30,8 @@ function human(unit, value, halfWidth) {
   let places = size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2;
   if (!symbol) places = Number.isInteger(shown) && size >= 2 ? 0 : size < 10 ? 4 : places;
   let text = !symbol && size > 0 && size < 1e-3 ? shown.toExponential(2) : shown.toFixed(places);
-  if (halfWidth) text += ` ± ${(halfWidth / factor).toFixed(places)}`;
+  const interval = halfWidth ? (halfWidth / factor).toFixed(places) : "0";
+  if (Number(interval)) text += ` ± ${interval}`;
   return symbol ? text + (symbol === "/s" ? "" : " ") + symbol : text;
 }
 
@@ -174,7 +175,7 @@ function setUp(section, number) {
     const scale = (key, name) => ({
       title: { text: wrapped(axisTitle(section, key), narrow ? 34 : 80), standoff: 12 },
       type: logs[name].checked ? "log" : "linear", gridcolor: line, linecolor: line, zeroline: false,
-      automargin: true, exponentformat: "SI", minexponent: 3, dtick: undefined, nticks: narrow ? 5 : 0,
+      automargin: true, exponentformat: "SI", minexponent: 2, dtick: undefined, nticks: narrow ? 5 : 0,
     });
     const layout = {
       paper_bgcolor: surface, plot_bgcolor: surface,
@@ -213,7 +214,7 @@ function show(number, i) {
   for (const [key, { unit }] of Object.entries(section.keys)) {
     if (section.values[key][i] === null) continue;
     const row = element("div");
-    row.append(element("dt", key), element("dd", human(unit, section.values[key][i], (section.halfWidths[key] || {})[i])));
+    row.append(element("dt", key.replace(/[/_]/g, "$&\u200b")), element("dd", human(unit, section.values[key][i], (section.halfWidths[key] || {})[i])));
     values.append(row);
   }
   const lines = [`config ${section.hashes[i]}, seeds ${section.seeds[i].join(", ")}`, section.machines[i], ...section.folders[i]];

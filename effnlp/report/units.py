@@ -64,12 +64,14 @@ def scaled(key: str, value: float) -> tuple[float, str]:
 def human(key: str, value: float, half_width: float | None = None) -> str:
     """``value`` as a person reads it: ``1.20 MFLOP``, ``3.40 MB``, ``12.0 ms``, ``0.8512``.
 
-    With a ``half_width`` other than zero both share the unit: ``12.0 ± 0.4 ms``.
+    With a ``half_width`` that does not round to zero both share the unit: ``12.0 ± 0.4 ms``.
     """
     factor, symbol = scaled(key, value)
     text = digits(value / factor, plain=not symbol)
-    if half_width:  # replicates that agree exactly, as FLOPs do, need no interval
-        text += f" ± {digits(half_width / factor, plain=not symbol, places=_places(text))}"
+    if half_width:
+        interval = digits(half_width / factor, plain=not symbol, places=_places(text))
+        if float(interval):  # replicates that agree, as in FLOPs, need no interval
+            text += f" ± {interval}"
     if not symbol:
         return text
     return f"{text}{'' if symbol == '/s' else ' '}{symbol}"

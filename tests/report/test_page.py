@@ -254,5 +254,5 @@ def test_in_a_browser_the_axes_switch_the_table_sorts_and_a_point_opens(text, tm
     assert found["points"] == 19
     assert found["sorted"] == sorted(found["sorted"])
     assert len(set(found["sorted"])) > 5
-    assert "cost/total/own/seconds" in found["details"]
+    assert "cost/total/own/seconds" in found["details"].replace("\u200b", "")
     assert found["hidden"] is False

@@ -61,7 +61,7 @@ def test_an_interval_shares_the_unit_and_the_decimals_of_its_value():
 
 
 def test_replicates_that_agree_exactly_are_written_without_an_interval():
-    assert human("a/flops", 1e6, 0.0) == human("a/flops", 1e6)
+    assert human("a/flops", 1e6, 0.0) == human("a/flops", 1e6, 1e-9) == human("a/flops", 1e6)
 
 
 def test_quality_and_throughput_go_up_and_everything_else_down():
