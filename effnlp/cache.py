@@ -57,7 +57,9 @@ class Entry:
     waited_seconds: float
 
 
-def fetch(kind: str, key: str, make: Callable[[Path], Mapping[str, float]], root: Path | None = None) -> Entry:
+def fetch(
+    kind: str, key: str, make: Callable[[Path], Mapping[str, float]], root: Path | None = None
+) -> Entry:
     """The entry ``kind/key``, made now if it is not there.
 
     Args:

@@ -44,15 +44,14 @@ def plan_lines(chosen: dict[str, str], steps: list[Step]) -> Iterator[str]:
     """The stages of a run and who acts in each."""
 
     def acting(moment: str) -> str:
-        names = [
-            label(step.choice) for step in steps if step.moment == moment and step.choice.name != "none"
-        ]
+        names = [label(step.choice) for step in steps if step.moment == moment and step.choice.name != "none"]
         return " -> ".join(dict.fromkeys(names)) or "nothing"
 
     filters = chosen.get("data/filter", "none").replace("+", " -> ")
     yield f"data         task={chosen['task']}, data/filter: {filters}, data/order={chosen['data/order']}"
     yield f"pretraining  {acting('build')}"
-    yield f"finetuning   finetuning={chosen['finetuning']} on hardware={chosen['hardware']}; prepare: {acting('prepare')}"
+    how = f"finetuning={chosen['finetuning']} on hardware={chosen['hardware']}"
+    yield f"finetuning   {how}; prepare: {acting('prepare')}"
     yield f"compression  finish: {acting('finish')}"
     scenarios = chosen.get("evaluation/scenarios", "").replace("+", ", ")
     yield f"evaluation   {chosen.get('evaluation/quality', '')}; {scenarios}"

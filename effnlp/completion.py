@@ -20,11 +20,11 @@ def overrides_starting(prefix: str, words: Iterable[str] = ()) -> list[str]:
         options = [f"{key}={name}" for name in choice_names(key, folders)] if key in every else []
     else:
         options = [f"{group}=" for group in every]
-        options += [f"{path}=" for path in key_paths(every, dict(w.split("=", 1) for w in words if "=" in w))]
+        options += [f"{path}=" for path in key_paths(dict(w.split("=", 1) for w in words if "=" in w))]
     return sorted(option for option in options if option.startswith(prefix))
 
 
-def key_paths(every: Iterable[str], typed: dict[str, str]) -> list[str]:
+def key_paths(typed: dict[str, str]) -> list[str]:
     """Dotted keys of the settings of every choice made, by default or on the line."""
     import yaml
 
@@ -56,13 +56,15 @@ def complete(parser: argparse.ArgumentParser) -> None:
     def overrides(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
         return overrides_starting(prefix, getattr(parsed_args, "words", None) or ())
 
-    for action in parser._subparsers._group_actions if parser._subparsers else []:  # noqa: SLF001
-        for verb, sub in dict(action.choices or {}).items():  # type: ignore[call-overload]
+    for action in parser._subparsers._group_actions if parser._subparsers else []:
+        for verb, sub in dict(action.choices or {}).items():
             words = sub.add_argument("words", nargs="*")
             if verb in ("run", "sweep", "check"):
                 words.completer = overrides
             elif verb == "methods":
-                words.completer = lambda prefix, **_: [g for g in groups([conf_dir()]) if g.startswith(prefix)]
+                words.completer = lambda prefix, **_: [
+                    g for g in groups([conf_dir()]) if g.startswith(prefix)
+                ]
             elif verb == "report":
                 words.completer = argcomplete.FilesCompleter()
     argcomplete.autocomplete(parser, always_complete_options=False, append_space=False)
@@ -84,5 +86,3 @@ def main(arguments: list[str]) -> int:
 
     sys.stdout.write(argcomplete.shellcode(["effnlp"], shell=options.shell) + "\n")
     return 0
-
-

@@ -78,7 +78,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None, name: str 
     assert isinstance(runtime, dict)
     return Composed(
         config={str(key): value for key, value in config.items()},
-        chosen=chosen_groups(runtime, config),
+        chosen=chosen_groups(runtime, config),  # type: ignore[arg-type]
         folder=folder,
     )
 

@@ -67,9 +67,17 @@ def devices() -> Iterator[Finding]:
 
     found = machine()
     cores = available_cores()
-    yield "processor", "ok", f"{found['cpu']}, {cores} core(s) for this process, {torch.backends.cpu.get_cpu_capability()}"
+    yield (
+        "processor",
+        "ok",
+        f"{found['cpu']}, {cores} core(s) for this process, {torch.backends.cpu.get_cpu_capability()}",
+    )
     yield "memory", "ok", f"{found['memory_bytes'] / 2**30:.1f} GiB"
-    yield "GPU", "ok" if found["gpus"] else "-", ", ".join(found["gpus"]) or "none that torch sees; hardware.device=cpu"
+    yield (
+        "GPU",
+        "ok" if found["gpus"] else "-",
+        ", ".join(found["gpus"]) or "none that torch sees; hardware.device=cpu",
+    )
 
 
 def power() -> Iterator[Finding]:
@@ -82,9 +90,17 @@ def power() -> Iterator[Finding]:
         yield "power", "ok", "measured by sensors"
     else:
         said = ", ".join(f"{key.rsplit('/', 1)[-1]} {value}" for key, value in meter.constants.items())
-        yield "power", "-", f"{meter.method}: no readable sensor (RAPL, NVML); a model of the processor: {said}"
+        yield (
+            "power",
+            "-",
+            f"{meter.method}: no readable sensor (RAPL, NVML); a model of the processor: {said}",
+        )
     carbon = carbon_intensity(None, None)
-    yield "carbon", "-", f"{carbon.grams_per_kilowatt_hour:.0f} g/kWh by default ({carbon.source}); meter.country=… sets it"
+    yield (
+        "carbon",
+        "-",
+        f"{carbon.grams_per_kilowatt_hour:.0f} g/kWh by default ({carbon.source}); meter.country=… sets it",
+    )
 
 
 def storage() -> Iterator[Finding]:
@@ -131,5 +147,3 @@ def network() -> Iterator[Finding]:
             yield "network", "ok", "the Hugging Face hub answers"
     except OSError as error:
         yield "network", "-", f"the hub does not answer ({error}); the embedded task and local folders work"
-
-

@@ -151,7 +151,9 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
     try:
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             if override.is_interval_sweep():
-                raise ConfigError(f"{override.input_line} is an interval: effnlp sweep draws from it, run -m cannot")
+                raise ConfigError(
+                    f"{override.input_line} is an interval: effnlp sweep draws from it, run -m cannot"
+                )
             key = override.get_key_element()
             lists.append(
                 [f"{key}={value}" for value in override.sweep_string_iterator()]

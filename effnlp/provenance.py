@@ -61,7 +61,11 @@ def git_commit() -> str | None:
         return None
     try:
         head = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         ).stdout.strip()
         changes = subprocess.run(
             ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"],

@@ -92,7 +92,9 @@ def run(
         record.values["train/diverged_at_step"] = float(error.step)
         return _fail(record, folder, "nan", str(error))
     except Exception as error:
-        return _fail(record, folder, _reason(error), str(error) or type(error).__name__, traceback.format_exc())
+        return _fail(
+            record, folder, _reason(error), str(error) or type(error).__name__, traceback.format_exc()
+        )
     finally:
         for tracker in closing:
             tracker.finish(record)
@@ -132,9 +134,7 @@ class _Shared:
                 name = f"cost/data/amortised/{unit}"
                 self.amortised[name] = self.amortised.get(name, 0.0) + amount
         self.meter.waiting(entry.waited_seconds)
-        self.events.add(
-            "cache", entry=kind, made=entry.cost is None, seconds=time.perf_counter() - before
-        )
+        self.events.add("cache", entry=kind, made=entry.cost is None, seconds=time.perf_counter() - before)
         return entry.folder
 
     @property
@@ -207,9 +207,7 @@ def _stages(
             shared.events.add("started", task=task.name, fingerprint=task.fingerprint)
             shared.tracker.start(record.identity, config, record.choices, folder)
             closing.append(shared.tracker)
-            data = prepare_data(
-                task, config["data"]["filter"], config["model"], model_choice, shared.fetch
-            )
+            data = prepare_data(task, config["data"]["filter"], config["model"], model_choice, shared.fetch)
         with meter.stage("pretraining", count_flops=True):
             torch.manual_seed(int(config["seed"]["init"]))
             model: nn.Module = model_choice.build(data.tokenizer, len(task.labels))
@@ -347,9 +345,7 @@ def _complete(deployed: Deployed, config: Mapping[str, Any], shared: _Shared) ->
     shared.events.add("completed", accuracy=record.values.get("val/accuracy"))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     (folder / "traceback.txt").unlink(missing_ok=True)
-    log.info(
-        "validation accuracy %.4f, %s", record.values["val/accuracy"], folder / "record.json"
-    )
+    log.info("validation accuracy %.4f, %s", record.values["val/accuracy"], folder / "record.json")
     return record
 
 

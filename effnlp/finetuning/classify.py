@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 from effnlp.data.encodings import Batch

@@ -7,6 +7,7 @@ ends as the uninterrupted one would.
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import math
 import signal
@@ -87,7 +88,7 @@ def rounds_of(batches: Sequence[Sequence[int]], settings: TrainerSettings) -> li
     """The batches of the whole training, cut into rounds of nearly equal length."""
     count = min(settings.epochs * settings.validations_per_epoch, len(batches))
     edges = [round(i * len(batches) / count) for i in range(count + 1)]
-    return [list(batches[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [list(batches[a:b]) for a, b in itertools.pairwise(edges)]
 
 
 class StepGauge(Protocol):
@@ -218,7 +219,9 @@ class Gauged(pl.Callback):
         grads = bytes(parameter.requires_grad for parameter in module.parameters())
         self.gauge.start_step(batch, kind + hashlib.sha1(grads).hexdigest()[:8])
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, i: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, i: int
+    ) -> None:
         self._start(module, batch, "train")
 
     def on_train_batch_end(self, *_: Any) -> None:
@@ -273,9 +276,7 @@ class Curve(pl.Callback):
         accuracy = float(trainer.callback_metrics["val/accuracy"])
         self.report({"val/accuracy": accuracy}, trainer.global_step)
         if self.say:
-            log.info(
-                "step %d of %d: validation accuracy %.4f", trainer.global_step, module.steps, accuracy
-            )
+            log.info("step %d of %d: validation accuracy %.4f", trainer.global_step, module.steps, accuracy)
 
 
 @contextlib.contextmanager
@@ -289,7 +290,9 @@ def quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"pytorch_lightning.*|lightning_fabric.*")
-            warnings.filterwarnings("ignore", message=r".*(num_workers|log_every_n_steps|LeafSpec|isinstance\(treespec).*")
+            warnings.filterwarnings(
+                "ignore", message=r".*(num_workers|log_every_n_steps|LeafSpec|isinstance\(treespec).*"
+            )
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

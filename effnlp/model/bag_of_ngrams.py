@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding_bag
 
 from effnlp.data.encodings import Batch, Encodings
 from effnlp.model.classifier import Classifier
@@ -152,14 +151,15 @@ class NgramEncoder(nn.Module):
         super().__init__()
         self.width = width
         self.learning_rate_factor = learning_rate_factor
-        self.table = nn.Embedding(rows, width, padding_idx=PAD_ID)
+        self.table = nn.EmbeddingBag(rows, width, mode="mean", padding_idx=PAD_ID)
         nn.init.uniform_(self.table.weight, -1 / width, 1 / width)
         with torch.no_grad():
             self.table.weight[PAD_ID].zero_()
         self._mark()
 
     def _mark(self) -> None:
-        self.table.weight.learning_rate_factor = self.learning_rate_factor  # type: ignore[attr-defined]
+        if isinstance(self.table.weight, nn.Parameter):  # a rounded table is not trained
+            self.table.weight.learning_rate_factor = self.learning_rate_factor  # type: ignore[attr-defined]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copied parameter loses its attributes; a copied encoder gives them back."""
@@ -172,8 +172,7 @@ class NgramEncoder(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, D)."""
-        ids = batch["input_ids"]  # (B, T)
-        return GAIN * embedding_bag(ids, self.table.weight, mode="mean", padding_idx=PAD_ID)
+        return GAIN * self.table(batch["input_ids"])
 
 
 class BagOfNgrams:

@@ -79,5 +79,3 @@ def call_in_child(
             if child.is_alive():
                 child.kill()
                 child.join()
-
-

@@ -79,9 +79,7 @@ class Space:
                 raise ConfigError(f"search.first: {key} is not a dimension of the space")
             dimension = fitting[0]
             if dimension.choices and value not in dimension.choices:
-                raise ConfigError(
-                    f"search.first: {key}={value} is not among {', '.join(dimension.choices)}"
-                )
+                raise ConfigError(f"search.first: {key}={value} is not among {', '.join(dimension.choices)}")
             found[dimension.name] = (
                 value if dimension.choices else int(value) if dimension.integer else float(value)
             )
@@ -192,7 +190,12 @@ def _dimension(override: Override, condition: tuple[str, str] | None) -> Dimensi
     if isinstance(value, RangeSweep) and value.step == 1 and isinstance(value.start, int):
         high = int(value.stop or 0) - 1
         return Dimension(
-            key, low=float(value.start), high=float(high), integer=True, log="log" in value.tags, condition=condition
+            key,
+            low=float(value.start),
+            high=float(high),
+            integer=True,
+            log="log" in value.tags,
+            condition=condition,
         )
     choices = tuple(dict.fromkeys(override.sweep_string_iterator()))
     return Dimension(key, choices, condition=condition)

@@ -17,6 +17,7 @@ from typing import Any
 import filelock
 import optuna
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from effnlp.compose import ConfigError
@@ -138,7 +139,7 @@ def open_study(folder: Path, sweep: Sweep, worker: int = 0) -> optuna.Study:
         return optuna.create_study(
             storage=storage,
             study_name=sweep.name,
-            directions=list(sweep.objectives.values()),
+            directions=[StudyDirection[d.upper()] for d in sweep.objectives.values()],
             sampler=sampler,
             load_if_exists=True,
         )

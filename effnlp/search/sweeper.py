@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 Launch = Callable[[Sequence[Sequence[str]], int], Sequence[Any]]
 """``launcher.launch``: overrides of each job, number of the first one."""
 
-SAMPLES_TO_CHECK = 64
+SAMPLES_TO_CHECK = 40
 
 
 def own_keys(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -98,6 +98,7 @@ def check_space(space: Space, fixed: Sequence[str], config_dir: Path | None) -> 
     """
     import optuna
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     folders = [conf_dir()] + ([config_dir] if config_dir else [])
     legal, refusals = 0, Counter[str]()
@@ -115,7 +116,9 @@ def check_space(space: Space, fixed: Sequence[str], config_dir: Path | None) -> 
             except IllegalCombinationError as error:
                 refusals[str(error)] += 1
     if legal == 0:
-        raise ConfigError(f"no legal point among {len(seen)} of the space; for instance: {next(iter(refusals))}")
+        raise ConfigError(
+            f"no legal point among {len(seen)} of the space; for instance: {next(iter(refusals))}"
+        )
     return legal, refusals
 
 
@@ -183,7 +186,9 @@ def _announce(spec: Sweep, folder: Path, legal: int, refusals: Counter[str]) -> 
     )  # fmt: skip
     if refusals:
         total = legal + sum(refusals.values())
-        log.info("%d of %d points sampled are illegal and will be passed over:", sum(refusals.values()), total)
+        log.info(
+            "%d of %d points sampled are illegal and will be passed over:", sum(refusals.values()), total
+        )
         for refusal, count in refusals.most_common(5):
             log.info("  %d x %s", count, refusal)
 
@@ -203,7 +208,7 @@ def _summarise(folder: Path, spec: Sweep, study: Any, seconds: float) -> None:
     """Add the outcome to ``sweep.json`` and write the report."""
     import json
 
-    from effnlp.report.command import write_report
+    from effnlp.report.write import write_report
 
     content = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
     states = Counter(t.state.name.lower() for t in slots(study).values())

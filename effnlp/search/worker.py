@@ -96,7 +96,7 @@ class _Worker:
         for number, trial in sorted(slots(study).items()):
             owner = trial.user_attrs.get(OWNER)
             if trial.state == TrialState.RUNNING and owner != self.sweep.session:
-                study._storage.set_trial_user_attr(trial._trial_id, OWNER, self.sweep.session)  # noqa: SLF001
+                study._storage.set_trial_user_attr(trial._trial_id, OWNER, self.sweep.session)
                 log.info("trial %03d goes on where it stopped", number)
                 return _Slot(number, trial, list(trial.user_attrs[OVERRIDES]))
         return None
@@ -123,7 +123,7 @@ class _Worker:
             trial.set_user_attr(OVERRIDES, overrides)
             trial.set_user_attr(OWNER, self.sweep.session)
             trial.set_user_attr(SLOT, number)
-            frozen = study._storage.get_trial(trial._trial_id)  # noqa: SLF001
+            frozen = study._storage.get_trial(trial._trial_id)
             return _Slot(number, frozen, overrides)
         log.warning(
             "%d proposals in a row were illegal or known already: the space is exhausted after %d trials",
@@ -161,10 +161,7 @@ class _Worker:
         code = call_in_child(self.processes, run_trial, (overrides, folder, self.config_dir), self.go_on)
         if code is None:
             raise KeyboardInterrupt
-        try:
-            record = Record.load(folder)
-        except (FileNotFoundError, ValueError):
-            record = None  # type: ignore[assignment]
+        record = _record_in(folder)
         if record is None or (record.status == FAILED and code not in (0, 1)):
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             record = Record(status=FAILED, identity={"overrides": overrides}, reason="killed")
@@ -174,14 +171,14 @@ class _Worker:
         return record
 
     def _tell(self, study: optuna.Study, slot: _Slot, record: Record) -> None:
-        number, storage_id = slot.number, slot.trial._trial_id  # noqa: SLF001
+        number, storage_id = slot.number, slot.trial._trial_id
         with locked(self.folder):
             try:
                 if record.status != COMPLETED:
                     raise KeyError(f"{record.reason}: {record.message}")
                 values = objective_values(record, self.sweep.objectives)
             except KeyError as error:
-                study._storage.set_trial_user_attr(storage_id, REASON, error.args[0])  # noqa: SLF001
+                study._storage.set_trial_user_attr(storage_id, REASON, error.args[0])
                 study.tell(slot.trial.number, state=TrialState.FAIL)
                 log.warning("trial %03d failed: %s", number, error.args[0])
                 return
@@ -200,7 +197,9 @@ class _Worker:
         )  # fmt: skip
 
     def _varied(self, slot: _Slot) -> list[str]:
-        return [o for o in slot.overrides if o not in self.sweep.fixed and not o.startswith("evaluation.latency")]
+        return [
+            o for o in slot.overrides if o not in self.sweep.fixed and not o.startswith("evaluation.latency")
+        ]
 
     def _forget_models(self, study: optuna.Study, frontier: list[int]) -> None:
         """A model that another dominates stays dominated: only the record of its trial is kept."""
@@ -242,4 +241,14 @@ class _Worker:
                     self.processes, measure_final, (folder, self.sweep.test, replicate == 0), self.go_on
                 )
                 if code != 0:
-                    log.warning("trial %03d could not be measured again: see %s", number, folder / "output.log")
+                    log.warning(
+                        "trial %03d could not be measured again: see %s", number, folder / "output.log"
+                    )
+
+
+def _record_in(folder: Path) -> Record | None:
+    """The record that a child left, if it did."""
+    try:
+        return Record.load(folder)
+    except (FileNotFoundError, ValueError):
+        return None

@@ -38,18 +38,22 @@ class DynamicInt8Linear(nn.Module):
         self.register_buffer("scales", scales.squeeze(1))  # (O,)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
 
-    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """(…, I) to (…, O)."""
-        rows = x.reshape(-1, self.in_features).float()  # (R, I)
+        rows = x.detach().reshape(-1, self.in_features).float()  # (R, I)
         out = rows.new_empty(rows.shape[0], self.out_features)  # (R, O)
-        for piece, result in zip(rows.split(ROWS_AT_ONCE), out.split(ROWS_AT_ONCE), strict=True):
-            integers, scales = quantize_rows(piece)
-            result.copy_(torch._int_mm(integers, self.integers.t()))
-            result.mul_(scales).mul_(self.scales)
-            if self.bias is not None:
-                result.add_(self.bias)
+        if len(rows) <= ROWS_AT_ONCE:
+            self._fill(out, rows)
+        else:
+            for piece, result in zip(rows.split(ROWS_AT_ONCE), out.split(ROWS_AT_ONCE), strict=True):
+                self._fill(result, piece)
         return out.view(*x.shape[:-1], self.out_features).to(x.dtype)
+
+    def _fill(self, out: Tensor, rows: Tensor) -> None:
+        integers, scales = quantize_rows(rows)
+        out.copy_(torch._int_mm(integers, self.integers.t())).mul_(scales).mul_(self.scales)
+        if self.bias is not None:
+            out.add_(self.bias)
 
 
 def integer_products_are_exact() -> bool:

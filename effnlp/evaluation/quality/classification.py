@@ -5,7 +5,7 @@ Source: macro F1 as the mean of per-class F1, Opitz and Burst (2019), https://ar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
 

@@ -1,0 +1,86 @@
+"""The last look at a member of the frontier: quiet latency of its deployed model, and the test split, once."""
+
+import logging
+import sys
+from pathlib import Path
+
+from hydra.utils import instantiate
+
+from effnlp.cache import fetch
+from effnlp.data.prepare import load_task, prepare_data
+from effnlp.evaluation.evaluate import evaluate_quality, evaluate_scenarios
+from effnlp.evaluation.meter import Meter
+from effnlp.evaluation.quiet import QuietLock
+from effnlp.evaluation.steps import MeterGauge
+from effnlp.model.storage import Deployed
+from effnlp.record import Record
+from effnlp.search.children import end_with_parent
+
+log = logging.getLogger(__name__)
+
+
+def measure_final(folder: Path, test: bool, latency: bool) -> None:
+    """Add ``test/…`` and quiet ``infer/…`` to the record in ``folder``, and their cost to its evaluation.
+
+    What the record holds already is not done again.
+    """
+    end_with_parent()
+    with (folder / "output.log").open("a", encoding="utf-8", buffering=1) as file:
+        sys.stdout = sys.stderr = file
+        logging.basicConfig(stream=file, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+        record = Record.load(folder)
+        wants_test = test and "test/accuracy" not in record.values
+        wants_latency = latency and "infer/single_stream/latency_seconds_p50" not in record.values
+        if wants_test or wants_latency:
+            _measure(record, folder, wants_test, wants_latency)
+            record.save(folder)
+
+
+def _measure(record: Record, folder: Path, test: bool, latency: bool) -> None:
+    config = record.config
+    deployed = Deployed.load(folder / "deployed.pt")
+    meter: Meter = instantiate(config["meter"], _convert_="all")
+    quiet = QuietLock(description=str(folder), around_wait=meter.paused)
+
+    def cached(kind: str, key: str, make: object) -> Path:
+        def priced(path: Path) -> dict[str, float]:
+            make(path)  # type: ignore[operator]
+            return {}
+
+        return fetch(kind, key, priced).folder
+
+    model_choice = instantiate(config["model"], _convert_="all")
+    task = load_task(config["task"], cached)
+    if task.fingerprint != record.identity["task_fingerprint"]:
+        raise ValueError(f"the data of task {task.name} changed since trial {folder.name} was trained")
+    data = prepare_data(task, config["data"]["filter"], config["model"], model_choice, cached)
+    model = deployed.model.eval()
+    try:
+        with quiet.working(), meter.stage("evaluation"):
+            if test:
+                gauge = MeterGauge(meter, quiet, getattr(model, "data_dependent_compute", False))
+                settings = config["evaluation"]
+                scores = evaluate_quality(
+                    model, data.examples["test"], settings["quality"], settings["batch_size"], gauge
+                )
+                record.put({f"test/{key}": value for key, value in scores.items()})
+            if latency:
+                found = evaluate_scenarios(
+                    model, data.examples["validation"].encodings, config["evaluation"]["scenarios"],
+                    quiet, meter, latency=True,
+                )  # fmt: skip
+                record.put(found.values, found.absent)
+    finally:
+        meter.stop()
+    _add_cost(record, meter)
+
+
+def _add_cost(record: Record, meter: Meter) -> None:
+    """What this look cost belongs to the evaluation of the trial, and to its total."""
+    for key, value in meter.as_values().values.items():
+        if not key.startswith(("cost/evaluation/", "cost/total/")):
+            continue
+        before = record.values.get(key)
+        if before is not None:
+            peak = "peak" in key.rpartition("/")[2]
+            record.values[key] = max(before, value) if peak else before + value
