@@ -36,23 +36,27 @@ def preference(table: pd.DataFrame) -> list[int]:
     return rank
 
 
-def drop_duplicates(table: pd.DataFrame, duplicate_of: Mapping[int, int], why: Mapping[int, str]) -> Filtered:
+def drop_duplicates(
+    table: pd.DataFrame, duplicate_of: Mapping[int, int], why: str, detail: Mapping[int, str] | None = None
+) -> Filtered:
     """Remove rows.
 
     Args:
         table: Any rows.
         duplicate_of: Position of each row to remove, to the position of the row that stays for it.
-        why: Position of each row to remove, to a short reason ("same text").
+        why: What a removed row is to the row that stays ("same text as").
+        detail: Position of a row to remove, to what else there is to say of it (" (Jaccard 0.86)").
 
     Returns:
-        The others; a reason names the row that stays and says whether that one has another label.
+        The others. A reason is the same for all rows up to the word "row": "same text as row 12", and
+        "other label, same text as row 12" where the row that stays has another label.
     """
     labels, index = table["label"].tolist(), table.index
     removed = sorted(duplicate_of)
-    reasons = [
-        f"{why[row]} as row {index[duplicate_of[row]]}"
-        + ("" if labels[row] == labels[duplicate_of[row]] else ", other label")
-        for row in removed
-    ]
+    reasons = []
+    for row in removed:
+        stays = duplicate_of[row]
+        conflict = "" if labels[row] == labels[stays] else "other label, "
+        reasons.append(f"{conflict}{why} row {index[stays]}{(detail or {}).get(row, '')}")
     kept = [row for row in range(len(table)) if row not in duplicate_of]
     return Filtered(table.iloc[kept], pd.Series(reasons, index=index[removed], dtype=object))

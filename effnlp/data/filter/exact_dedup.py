@@ -28,7 +28,7 @@ def exact_dedup(table: pd.DataFrame, ignore_case_and_space: bool = False) -> Fil
     for rows in rows_of.values():
         stays = min(rows, key=rank.__getitem__)
         duplicate_of.update({row: stays for row in rows if row != stays})
-    return drop_duplicates(table, duplicate_of, why=dict.fromkeys(duplicate_of, "same text"))
+    return drop_duplicates(table, duplicate_of, why="same text as")
 
 
 def _key(text: str, ignore_case_and_space: bool) -> str:

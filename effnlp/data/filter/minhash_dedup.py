@@ -78,19 +78,14 @@ def minhash_dedup(
             similarity[a, b] = alike
 
     duplicate_of: dict[int, int] = {}
-    why: dict[int, str] = {}
+    detail: dict[int, str] = {}
     for kind, stays in assign(len(kinds), list(similarity), chain).items():
-        if kind == stays:
-            reason = "same words"
-        elif (stays, kind) in similarity:
-            reason = f"near duplicate (Jaccard {similarity[stays, kind]:.2f})"
-        else:
-            reason = "linked by near duplicates"
+        alike = 1.0 if kind == stays else similarity.get((stays, kind), 0.0)
         for row in kinds[kind]:
             if row != first[stays]:
                 duplicate_of[row] = first[stays]
-                why[row] = reason
-    return drop_duplicates(table, duplicate_of, why)
+                detail[row] = f" (Jaccard {alike:.2f})" if alike else " (linked by others)"
+    return drop_duplicates(table, duplicate_of, "near duplicate of", detail)
 
 
 def shingle(texts: Sequence[str], ngram: int, salt: int = 0) -> tuple[np.ndarray, np.ndarray]:
