@@ -1,4 +1,4 @@
-"""A known data set by its name: from your data folder where ``EFFNLP_DATA`` names one, else from the hub.
+"""A known data set by its name: from your data folder where EFFNLP_DATA names one, else from the hub.
 
 A folder of data holds one folder a data set, with ``dataset.json`` (``label_names``, and for each of
 ``splits`` its ``file`` and ``sha256``) and one JSONL file a split, with ``text``, ``label`` (an index into
