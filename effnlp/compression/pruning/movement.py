@@ -116,8 +116,8 @@ class UpdateMasks(pl.Callback):
 class Movement:
     """Hard movement pruning of the encoder's linear layers.
 
-    Unlike the paper, masks are computed anew every ``update_every`` steps and not at each one: finding the
-    border in the 10.6 million scores of MiniLM takes 0.16 s on one core, against 0.7 s or more for the step.
+    Unlike the paper, masks are computed anew every ``update_every`` steps and not at each one: to find the
+    borders in the 10.6 million scores of MiniLM takes a tenth of a training step (32 × 64 tokens, one core).
     Embeddings, biases, norms and the head are not pruned.
 
     Args:
