@@ -98,7 +98,7 @@ def section_data(section: Section) -> dict[str, Any]:
         "groups": {
             group: {
                 "name": names[group],
-                "made": [candidate.choices.get(group, "none") for candidate in candidates],
+                "made": [candidate.choices.get(group, "–") for candidate in candidates],
             }
             for group in section.groups
         },

@@ -9,6 +9,9 @@ from typing import Any
 
 from effnlp.record import Record
 
+RUN = ("config_hash", "seed_init", "seed_order", "started", "finished")
+"""What two records share only if one is a copy of the other."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -79,7 +82,7 @@ def _read_record(folder: Path, reading: Reading, seen_runs: set[tuple[str, ...]]
         reading.damaged[folder] = str(error)
         return
     identity = record.identity
-    run = tuple(str(identity.get(key)) for key in ("config_hash", "seed_init", "seed_order", "started"))
+    run = tuple(str(identity.get(key)) for key in RUN)
     if identity.get("started"):
         if run in seen_runs:
             return

@@ -15,12 +15,14 @@ import numpy as np
 from effnlp.record import COMPLETED
 from effnlp.report.candidates import ENERGY, Candidate, pool, with_energy_method
 from effnlp.report.read import Loaded, Reading
-from effnlp.report.units import DOWN, UP, direction, measured_name
+from effnlp.report.units import DOWN, UP, direction, human, measured_name, unit
 from effnlp.search.pareto import on_frontier, oriented
 
 DEFAULT_OBJECTIVES = {"val/accuracy": UP, "infer/single_stream/flops": DOWN}
 
 STAGES = ("data", "pretraining", "finetuning", "compression", "evaluation", "total")
+
+QUANTITIES = ("seconds", "cpu_seconds", "flops", "energy_joules", "co2e_grams", "peak_memory_bytes")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Section:
         frontier: Those on the frontier, best in the first objective first.
         lacking: Those that lack an objective, with the missing keys and their reasons.
         keys: All keys that some candidate has a value for, sorted.
-        groups: Config groups in which the candidates differ, with the choices made in them.
+        groups: Config groups in which those candidates differ that have them, with the choices made.
         settings: Settings in which the candidates differ.
     """
 
@@ -109,7 +111,7 @@ def section(place: tuple[str, str, str], runs: Sequence[Loaded], objectives: Map
     groups = {
         group: choices
         for group in dict.fromkeys(group for candidate in candidates for group in candidate.choices)
-        if len(choices := sorted({candidate.choices.get(group, "none") for candidate in candidates})) > 1
+        if len(choices := sorted({made for c in candidates if (made := c.choices.get(group))})) > 1
     }
     overridden = dict.fromkeys(key for candidate in candidates for key in candidate.settings)
     settings = [
@@ -157,13 +159,16 @@ def _why_absent(key: str, candidate: Candidate) -> str:
 
 
 def choice_counts(section: Section) -> dict[str, dict[str, tuple[int, int]]]:
-    """For each group that differs: choice to (how many on the frontier, how many tried and ranked)."""
+    """For each group that differs: choice to (how many on the frontier, how many tried and ranked).
+
+    A part belongs to one model; candidates of others have no such group and do not count in it.
+    """
     lacking = {candidate.config_hash for candidate, _ in section.lacking}
     tried = [candidate for candidate in section.candidates if candidate.config_hash not in lacking]
     counts = {}
     for group in section.groups:
-        of = Counter(candidate.choices.get(group, "none") for candidate in tried)
-        on = Counter(candidate.choices.get(group, "none") for candidate in section.frontier)
+        of = Counter(candidate.choices[group] for candidate in tried if group in candidate.choices)
+        on = Counter(candidate.choices[group] for candidate in section.frontier if group in candidate.choices)
         counts[group] = {choice: (on[choice], of[choice]) for choice in sorted(of, key=lambda c: (-on[c], c))}
     return counts
 
@@ -200,8 +205,13 @@ def spent(loaded: Iterable[Loaded]) -> list[Spent]:
             if len(parts) == 4 and parts[0] == "cost" and parts[2] == "own":
                 samples.setdefault((parts[1], parts[3]), []).append(value)
     stages = [*STAGES, *sorted({stage for stage, _ in samples} - set(STAGES))]
-    ordered = sorted(samples, key=lambda place: (stages.index(place[0]), place[1]))
+    ordered = sorted(samples, key=lambda place: (stages.index(place[0]), _rank(place[1]), place[1]))
     return [Spent(*place, _total(place[1], samples[place]), len(samples[place])) for place in ordered]
+
+
+def _rank(quantity: str) -> int:
+    name = measured_name(quantity)
+    return QUANTITIES.index(name) if name in QUANTITIES else len(QUANTITIES)
 
 
 def _total(quantity: str, amounts: Sequence[float]) -> float:
@@ -223,10 +233,18 @@ def environments(loaded: Iterable[Loaded]) -> dict[str, list[tuple[str, int]]]:
 def described(value: Any) -> str:
     """A nested value of a record in one line of words."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {described(part)}" for key, part in value.items() if part is not None)
+        parts = {str(key): part for key, part in value.items() if part not in (None, [], {}, "")}
+        return ", ".join(
+            human(key, part) if unit(key) and _is_number(part) else f"{key} {described(part)}"
+            for key, part in parts.items()
+        )
     if isinstance(value, list | tuple):
         return ", ".join(described(part) for part in value)
     return str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def parse_objective(text: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from effnlp.report.candidates import pool
 from effnlp.report.read import Loaded, Reading, read_records
 from effnlp.report.summary import (
     choice_counts,
+    described,
     frontier,
     label,
     parse_objective,
@@ -191,6 +192,24 @@ def test_each_ranked_candidate_is_counted_under_one_choice_of_each_group(docstri
         assert sum(on for on, _ in choices.values()) == len(docstrings.frontier)
         assert sum(tried for _, tried in choices.values()) == ranked
         assert all(on <= tried for on, tried in choices.values())
+
+
+def test_a_part_that_only_one_model_has_is_counted_among_its_own(make_record, tmp_path):
+    records = [make_record("bag_of_ngrams"), make_record("backbone"), make_record("backbone", "lora")]
+    for record in records[1:]:
+        record.choices["model/mixer"] = "attention"
+    (section,) = summarise(reading_of(*records, tmp_path=tmp_path)).sections
+    assert "model/mixer" not in section.groups  # wherever there is a mixer, it is the same
+    records[2].choices["model/mixer"] = "performer"
+    (section,) = summarise(reading_of(*records, tmp_path=tmp_path)).sections
+    assert {choice: tried for choice, (_, tried) in choice_counts(section)["model/mixer"].items()} == {
+        "attention": 1, "performer": 1,
+    }  # fmt: skip
+
+
+def test_nested_identities_are_described_in_words():
+    machine = {"cpu": "Example", "cores": 2, "memory_bytes": 8e9, "gpus": [], "gpu": None}
+    assert described(machine) == "cpu Example, cores 2, 8.00 GB"
 
 
 def test_labels_tell_candidates_apart_by_what_differs(docstrings):
