@@ -8,7 +8,7 @@ Legend: B batch, T n-grams of the longest text, D width, R rows of the table.
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -150,21 +150,11 @@ class NgramEncoder(nn.Module):
     def __init__(self, rows: int, width: int, learning_rate_factor: float = 1.0) -> None:
         super().__init__()
         self.width = width
-        self.learning_rate_factor = learning_rate_factor
         self.table = nn.EmbeddingBag(rows, width, mode="mean", padding_idx=PAD_ID)
         nn.init.uniform_(self.table.weight, -1 / width, 1 / width)
         with torch.no_grad():
             self.table.weight[PAD_ID].zero_()
-        self._mark()
-
-    def _mark(self) -> None:
-        if isinstance(self.table.weight, nn.Parameter):  # a rounded table is not trained
-            self.table.weight.learning_rate_factor = self.learning_rate_factor  # type: ignore[attr-defined]
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copied parameter loses its attributes; a copied encoder gives them back."""
-        super().__setstate__(state)
-        self._mark()
+        self.table.weight.learning_rate_factor = learning_rate_factor  # type: ignore[attr-defined]
 
     def linear_roles(self) -> dict[str, list[str]]:
         """There are none."""

@@ -4,6 +4,7 @@ Legend: B batch, T tokens, D width, C classes.
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -96,8 +97,7 @@ class Classifier(nn.Module):
     """Encoder and linear head; ``forward`` maps a batch to logits (B, C).
 
     A parameter may have the attribute ``learning_rate_factor``, by which the optimizer multiplies the base
-    rate for it. A copied parameter loses it: who sets it on a part of a model sees to it that a copy
-    (``__setstate__``) sets it again.
+    rate for it. Copies and saved models keep what their parameters carry.
 
     Args:
         encoder: Maps a batch to (B, D). It has ``width`` (D) and ``linear_roles()``: a map from a role
@@ -119,6 +119,15 @@ class Classifier(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, C)."""
         return self.head(self.dropout(self.encoder(batch)))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Classifier":
+        """A copy whose parameters carry their attributes, which torch's copy of a parameter drops."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(deepcopy(self.__dict__, memo))
+        for old, new in zip(self.parameters(), copied.parameters(), strict=True):
+            new.__dict__.update(old.__dict__)
+        return copied
 
 
 def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils import logging as transformers_logging
 
 from effnlp.data.encodings import Batch
 from effnlp.model.classifier import Classifier, LayerState, mean_pool
@@ -228,18 +228,35 @@ class Pretrained:
         return SubwordTokenizer(backend, self.max_length, loaded.pad_token_id, type_ids)
 
     def build(self, tokenizer: SubwordTokenizer, classes: int) -> Classifier:  # noqa: ARG002 - weights fix it
-        """The model with its pretrained weights in float32, and a fresh head."""
+        """The model with its pretrained weights in float32, and a fresh head.
+
+        Raises:
+            ValueError: If it has a decoder, or weights of the encoder are not in the checkpoint.
+        """
         config = self._load(AutoConfig)
         if config.is_encoder_decoder:
             raise ValueError(f"{self.name} is an encoder with a decoder; pretrained needs an encoder")
-        model = self._load(AutoModel, dtype=torch.float32)
+        model, found = self._load(AutoModel, dtype=torch.float32, output_loading_info=True)
+        missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+        if missing:
+            raise ValueError(
+                f"the checkpoint {self.name} lacks {len(missing)} weights of its encoder, {missing[0]} first"
+            )
         for parameter in model.parameters():
             parameter.learning_rate_factor = self.learning_rate_factor
         return Classifier(PretrainedEncoder(model, self.pooling, self.roles), classes, self.dropout)
 
     def _load(self, loader: Any, **options: Any) -> Any:
         """What ``loader`` finds in the folder or in the hub's cache, else on the hub."""
-        disable_progress_bar()
+        transformers_logging.disable_progress_bar()
+        verbosity = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()  # its report on weights is checked, not shown
+        try:
+            return self._load_quietly(loader, **options)
+        finally:
+            transformers_logging.set_verbosity(verbosity)
+
+    def _load_quietly(self, loader: Any, **options: Any) -> Any:
         folder = local_folder(self.name)
         if folder is not None:
             try:

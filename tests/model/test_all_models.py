@@ -163,6 +163,17 @@ def test_a_saved_model_gives_the_same_logits_when_it_is_loaded(chosen, fitted, t
     assert torch.equal(logits(copy.deepcopy(model), encodings, range(9)), expected)
 
 
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_keeps_the_learning_rates_of_the_parameters(fitted, duplicate):
+    def rates(model):
+        return {name: getattr(p, "learning_rate_factor", None) for name, p in model.named_parameters()}
+
+    _, model = fitted
+    model.head.bias.learning_rate_factor = 3.0
+    assert rates(duplicate(nn.ModuleList([model]))[0]) == rates(model)
+    del model.head.bias.learning_rate_factor
+
+
 def test_every_parameter_receives_a_gradient(fitted, toy):
     tokenizer, model = fitted
     batch = tokenizer.encode(toy["text"].tolist()).batch(range(16), toy["label"].to_numpy())

@@ -1,12 +1,9 @@
-import copy
-import pickle
 from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import nn
 
 from effnlp.model.bag_of_ngrams import (
     GAIN,
@@ -137,12 +134,6 @@ def test_the_number_of_parameters_is_the_closed_form(toy):
     grams = {gram for text in toy["text"] for gram in ngrams_of(text, 2)}
     model = choice.build(tokenizer, classes=5)
     assert sum(p.numel() for p in model.parameters()) == (len(grams) + 1) * 8 + 8 * 5 + 5
-
-
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_the_table_keeps_its_learning_rate_in_a_copy(duplicate):
-    model = nn.Sequential(NgramEncoder(rows=9, width=4, learning_rate_factor=7.0))
-    assert duplicate(model)[0].table.weight.learning_rate_factor == 7.0
 
 
 @pytest.mark.parametrize("name", ["ngrams", "buckets", "max_length"])

@@ -187,10 +187,41 @@ def test_pairs_have_types_where_the_model_reads_them(folders):
         assert torch.isfinite(model(encodings.batch([0]))).all()
 
 
+def test_pretrained_weights_learn_slower_than_the_head(folders):
+    _, model = build(folders["bert"], learning_rate_factor=0.2)
+    assert {p.learning_rate_factor for p in model.encoder.parameters()} == {0.2}
+    assert not any(hasattr(p, "learning_rate_factor") for p in model.head.parameters())
+    with pytest.raises(ValueError, match="learning_rate_factor must be above 0, got 0"):
+        Pretrained(learning_rate_factor=0)
+
+
 def test_half_precision_weights_are_loaded_as_single(tmp_path):
     model = transformers.AutoModel.from_config(SMALL["bert"]).half()
     _, loaded = build(save(SMALL["bert"], tmp_path, model))
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+def test_a_checkpoint_with_a_head_of_pre_training_gives_its_encoder_without_noise(tmp_path, capfd):
+    model = transformers.BertForMaskedLM(SMALL["bert"])
+    folder = save(SMALL["bert"], tmp_path, model)
+    capfd.readouterr()
+    _, loaded = build(folder)
+    assert capfd.readouterr() == ("", "")
+    ours, theirs = loaded.encoder.model.state_dict(), model.bert.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_checkpoint_without_all_weights_of_its_encoder_is_refused(tmp_path):
+    model = transformers.AutoModel.from_config(SMALL["bert"])
+    save(SMALL["bert"], tmp_path, model)
+    state = {name: w for name, w in model.state_dict().items() if "layer.1.output" not in name}
+    model.save_pretrained(tmp_path, state_dict=state)
+    choice = Pretrained(name=str(tmp_path), max_length=20)
+    tokenizer = choice.tokenizer(TABLE)
+    with pytest.raises(
+        ValueError, match=r"lacks 4 weights of its encoder, encoder\.layer\.1\.output\.LayerNorm"
+    ):
+        choice.build(tokenizer, 2)
 
 
 @pytest.mark.parametrize("name", sorted(set(SMALL) - set(FAMILIES)))
