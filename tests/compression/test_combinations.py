@@ -1,5 +1,6 @@
 """Methods together, in the order in which a run applies them."""
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -11,6 +12,7 @@ from effnlp.compression.pruning.storage import pack, stored_bytes
 from effnlp.compression.quantization.int8_dynamic import DynamicInt8Linear, quantize_dynamically
 from effnlp.compression.quantization.int8_weight_only import Int8WeightOnly
 from effnlp.compression.quantization.integer import Int8Embedding, Int8Linear
+from effnlp.model.bag_of_ngrams import BagOfNgrams
 from effnlp.peft.bitfit import BitFit
 from effnlp.peft.lora import LoRA, LoRALinear
 
@@ -156,3 +158,17 @@ def test_bytes_fall_in_the_order_none_rounded_pruned_and_rounded(make_classifier
     ]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[2] < 0.6 * sizes[1] < 0.3 * sizes[0]
+
+
+def test_the_table_of_the_bag_of_ngrams_in_int8_gives_nearly_the_same_logits():
+    texts = ["the cat sat on the mat", "a dog ran", "the dog sat", "a cat ran on the mat", ""] * 2
+    choice = BagOfNgrams()
+    tokenizer = choice.tokenizer(pd.DataFrame({"text": texts, "label": [0] * len(texts)}))
+    model = choice.build(tokenizer, classes=2).eval()
+    batch = tokenizer.encode(texts).batch(range(len(texts)))
+    before = model(batch)
+    after = Int8WeightOnly().finish(model)(batch)
+    torch.testing.assert_close(after, before, rtol=0, atol=0.02)
+    assert isinstance(model.encoder.table, Int8Embedding)
+    assert not torch.equal(after, before)
+    assert torch.equal(after[4], before[4])  # the empty text: zero stays zero

@@ -147,8 +147,9 @@ class DeeBERT:
     Args:
         threshold: Entropy in nats below which a text leaves (S in the paper), at least 0.
         first_phase: Share of the training steps for the model, in (0, 1); the rest is for the exits.
-        learning_rate_factor: Multiplies the base rate for the exits, whose phase sees the falling end of the
-            schedule.
+        learning_rate_factor: Multiplies the base rate for the exits: single layers on frozen features bear far
+            more than a model does, and their phase is the falling end of the schedule. On SST-2 with MiniLM,
+            100 steps at factor 1 leave exits near chance; between 10 and 30 they have learnt.
 
     Raises:
         ValueError: If a value is outside its range.
@@ -159,7 +160,7 @@ class DeeBERT:
     stay longer; by accuracy alone such a checkpoint would win and leave the model without early exits."""
 
     def __init__(
-        self, threshold: float = 0.3, first_phase: float = 0.6, learning_rate_factor: float = 4.0
+        self, threshold: float = 0.3, first_phase: float = 0.6, learning_rate_factor: float = 20.0
     ) -> None:
         if not threshold >= 0:
             raise ValueError(f"threshold must be at least 0, got {threshold}")
