@@ -139,6 +139,14 @@ def test_the_same_texts_give_the_same_tokenizer(chosen, fitted, toy, odd_texts):
         assert other.encode(odd_texts).ids.tolist() == ours.tolist()
 
 
+def test_a_tokenizer_depends_on_its_keys_and_on_no_other_setting(chosen, fitted, toy, odd_texts):
+    bare = copy.copy(chosen)
+    for name in set(vars(chosen)) - set(chosen.tokenizer_keys):
+        delattr(bare, name)
+    assert set(vars(bare)) == set(chosen.tokenizer_keys)
+    assert bare.tokenizer(toy).encode(odd_texts).ids.tolist() == fitted[0].encode(odd_texts).ids.tolist()
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(chosen, fitted):
     def weights(seed):
         torch.manual_seed(seed)
