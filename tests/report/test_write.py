@@ -1,6 +1,7 @@
 import csv
 import errno
 import os
+import time
 
 import pytest
 
@@ -66,12 +67,10 @@ def test_a_full_disk_leaves_the_earlier_report_whole(runs, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ten_thousand_records_are_reported_in_seconds(make_record, save, tmp_path, capsys):
-    import time
-
+def test_ten_thousand_records_are_reported_in_seconds(make_record, save, tmp_path):
     for number in range(10_000):
         save(make_record(seed=number % 3, overrides=[f"peft.rank={number // 3}"]), f"trials/{number}")
     begin = time.perf_counter()
     files = write_report([tmp_path])
     assert len(files.summary.sections[0].candidates) == 3334
-    assert time.perf_counter() - begin < 30  # about six on an idle core; room for a busy machine
+    assert time.perf_counter() - begin < 30  # about four; room for a busy machine
