@@ -204,9 +204,10 @@ def _stages(
             task = load_task(config["task"], shared.fetch)
             if (earlier := _earlier(folder, record, task, again=bool(config["again"]))) is not None:
                 return earlier
-            shared.events.add("started", task=task.name, fingerprint=task.fingerprint)
-            shared.tracker.start(record.identity, config, record.choices, folder)
-            closing.append(shared.tracker)
+        shared.events.add("started", task=task.name, fingerprint=task.fingerprint)
+        shared.tracker.start(record.identity, config, record.choices, folder)
+        closing.append(shared.tracker)
+        with meter.stage("data", count_flops=True):
             data = prepare_data(task, config["data"]["filter"], config["model"], model_choice, shared.fetch)
         with meter.stage("pretraining", count_flops=True):
             torch.manual_seed(int(config["seed"]["init"]))

@@ -68,7 +68,9 @@ def load_task(config: Mapping[str, Any], fetch: Fetch) -> Task:
     module = importlib.import_module(module_name)
     parameters = {key: value for key, value in config.items() if not key.startswith("_")}
     source = module.source_version(**parameters)
-    code = code_version(module_name, "effnlp.task.splits", "effnlp.task.task", "effnlp.task.reader")
+    code = code_version(
+        module_name, "effnlp.task.splits", "effnlp.task.task", "effnlp.task.reader", "effnlp.task.hub"
+    )
     make_task = instantiate(config, _convert_="all")
 
     def make(folder: Path) -> None:
@@ -118,7 +120,11 @@ def prepare_data(
 
 def _filter_key(task: Task, filters: Mapping[str, Mapping[str, Any]]) -> str:
     modules = [str(config["_target_"]).rpartition(".")[0] for config in filters.values()]
-    return key_of(task.fingerprint, list(filters.items()), code_version(*modules, "effnlp.data.table"))
+    return key_of(
+        task.fingerprint,
+        list(filters.items()),
+        code_version(*modules, "effnlp.data.table", "effnlp.data.duplicates"),
+    )
 
 
 def _filter(task: Task, filters: Mapping[str, Mapping[str, Any]], folder: Path) -> None:

@@ -59,7 +59,7 @@ def example_flops(
 ) -> tuple[float | None, str | None]:
     """Mean FLOPs of an example when the whole split is read in batches, and why it is None if it is.
 
-    A forward pass is counted once for each shape of a batch and weighted by how many batches have it. Where
+    A forward pass is counted once for each length and weighted by how many texts are padded to it. Where
     FLOPs depend on the data, batches with about ``sample`` examples, evenly spread, are counted one by one.
     """
     if len(encodings) == 0:
@@ -80,13 +80,32 @@ def example_flops(
 def _count_shapes(
     model: nn.Module, encodings: Encodings, batches: Sequence[range]
 ) -> list[tuple[FlopCount, int]]:
-    """The count of one batch of each shape, and how many batches have that shape."""
+    """Counts that together are those of all batches, each with how often it occurs.
+
+    Where a batch costs as much as its texts one by one at its padded length (tried on the cheapest of the
+    largest batches), one text stands for each length; else one batch for each shape.
+    """
     lengths = encodings.lengths
     shapes = [(len(rows), int(lengths[rows.start : rows.stop].max())) for rows in batches]
-    first = dict(zip(reversed(shapes), reversed(batches), strict=True))
-    return [
-        (_count(model, encodings.batch(first[shape])), repeats) for shape, repeats in Counter(shapes).items()
-    ]
+    first = dict(zip(reversed(shapes), reversed(batches), strict=True))  # the first batch of each shape
+    largest = max(size for size, _ in first)
+    size, length = min(shape for shape in first if shape[0] == largest)
+    whole = _count(model, encodings.batch(first[size, length]))
+    if size > 1 and whole != _count_one(model, encodings, first[size, length]).times(size):
+        return [
+            (_count(model, encodings.batch(first[shape])), repeats)
+            for shape, repeats in Counter(shapes).items()
+        ]
+    texts: Counter[int] = Counter()
+    for size, length in shapes:
+        texts[length] += size
+    by_length = {length: rows for (_, length), rows in first.items()}
+    return [(_count_one(model, encodings, by_length[length]), repeats) for length, repeats in texts.items()]
+
+
+def _count_one(model: nn.Module, encodings: Encodings, rows: range) -> FlopCount:
+    """The count of the longest text of a batch, alone."""
+    return _count(model, encodings.batch([max(rows, key=lambda row: encodings.lengths[row])]))
 
 
 def _count(model: nn.Module, batch: Batch) -> FlopCount:
@@ -103,7 +122,8 @@ def measure_inference(
     requests: int,
     warmup: int,
     repeats: int,
-    threads: int | None = None,
+    threads: int | None = 1,
+    budget_seconds: float | None = None,
     flops_sample: int = 256,
     latency: bool = True,
     quiet: QuietLock | None = None,
@@ -120,6 +140,7 @@ def measure_inference(
         warmup: Requests before the clock counts.
         repeats: How often they are timed; the median counts.
         threads: Threads to compute with; None: one for each core that the process may use.
+        budget_seconds: Stop timing after this long; what was timed until then counts.
         flops_sample: Examples counted where FLOPs depend on the data.
         latency: Whether to measure anything but FLOPs: that takes the quiet lock and time.
         quiet: The lock; without it the figures are taken beside whatever else runs, and say so.
@@ -139,7 +160,7 @@ def measure_inference(
     with lock as silence, pinned_threads(threads), evaluating(model):
         batches = [on_device(model, encodings.batch(rows)) for rows in timed]
         is_alone = silence is not None and silence.is_alone
-        values = _measure(model, batches, warmup, repeats, energy)
+        values = _measure(model, batches, warmup, repeats, budget_seconds, energy)
     return Measured(
         {**counted.values, **values.values, "is_quiet": float(is_alone)},
         {**counted.absent, **values.absent},
@@ -147,7 +168,12 @@ def measure_inference(
 
 
 def _measure(
-    model: nn.Module, batches: Sequence[Batch], warmup: int, repeats: int, energy: EnergyMeter | None
+    model: nn.Module,
+    batches: Sequence[Batch],
+    warmup: int,
+    repeats: int,
+    budget_seconds: float | None,
+    energy: EnergyMeter | None,
 ) -> Measured:
     """Latency, memory and energy of the requests, warmed up before any of them is read."""
 
@@ -158,18 +184,19 @@ def _measure(
         measure_latency(model, batches[:1], warmup=warmup, repeats=1)
     with PeakMemory() as memory:
         before = energy.mark() if energy is not None else None
-        latency = measure_latency(model, batches, warmup=0, repeats=repeats, examples=size)
+        latency = measure_latency(
+            model, batches, warmup=0, repeats=repeats, examples=size, budget_seconds=budget_seconds
+        )
         after = energy.mark() if energy is not None else None
     assert memory.result is not None
     quantiles = latency.quantiles()
     reading = energy.between(before, after) if energy and before and after else None
     joules = reading.joules if reading is not None else None
-    examples = int(latency.examples.sum()) * repeats
     rest = Measured.of(
         {
             "examples_per_second": latency.examples_per_second,
             "peak_memory_bytes": float(memory.result.process_bytes),
-            "energy_joules": None if joules is None else joules / examples,
+            "energy_joules": None if joules is None else joules / latency.examples_run,
         },
         {"energy_joules": (reading.reason if reading is not None else None) or "no meter of energy"},
     )

@@ -17,6 +17,8 @@ from effnlp.evaluation.measured import Measured
 
 Request = TypeVar("Request")
 
+FEWEST_REQUESTS = 5
+
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
@@ -27,10 +29,12 @@ class Latency:
     Attributes:
         seconds: (R,) for each request the median over the repeats.
         examples: (R,) how many examples each request held.
+        examples_run: How many examples were gone through in all, repeats included.
     """
 
     seconds: np.ndarray
     examples: np.ndarray
+    examples_run: int
 
     @property
     def examples_per_second(self) -> float:
@@ -86,6 +90,7 @@ def measure_latency(
     warmup: int = 5,
     repeats: int = 3,
     examples: Callable[[Request], int] = lambda _: 1,
+    budget_seconds: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Latency:
     """Time each request.
@@ -96,21 +101,34 @@ def measure_latency(
         warmup: Calls before the clock counts; they go through the requests from the first on.
         repeats: How often all requests are gone through.
         examples: How many examples a request holds.
+        budget_seconds: Start no further request after this long, once ``FEWEST_REQUESTS`` have been timed.
+            Requests that were never timed are left out.
         clock: Seconds, never going back.
     """
     if not requests:
         raise ValueError("there is no request to time")
     if warmup < 0 or repeats < 1:
         raise ValueError(f"warmup must be at least 0 and repeats at least 1, got {warmup} and {repeats}")
-    seconds = np.empty((repeats, len(requests)))
+    if budget_seconds is not None and budget_seconds <= 0:
+        raise ValueError(f"budget_seconds must be positive, got {budget_seconds}")
+    times: list[list[float]] = [[] for _ in requests]
     with torch.inference_mode():
         for index in range(warmup):
             call(requests[index % len(requests)])
-        for repeat in range(repeats):
-            for index, request in enumerate(requests):
-                synchronize()
-                start = clock()
-                call(request)
-                synchronize()
-                seconds[repeat, index] = clock() - start
-    return Latency(np.median(seconds, axis=0), np.array([examples(request) for request in requests]))
+        begin = clock()
+        for turn in range(repeats * len(requests)):
+            is_over = budget_seconds is not None and clock() - begin >= budget_seconds
+            if is_over and turn >= FEWEST_REQUESTS:
+                break
+            index = turn % len(requests)
+            synchronize()
+            start = clock()
+            call(requests[index])
+            synchronize()
+            times[index].append(clock() - start)
+    sizes = [examples(request) for request in requests]
+    return Latency(
+        seconds=np.array([np.median(of_request) for of_request in times if of_request]),
+        examples=np.array([size for size, of_request in zip(sizes, times, strict=True) if of_request]),
+        examples_run=sum(size * len(of_request) for size, of_request in zip(sizes, times, strict=True)),
+    )

@@ -208,6 +208,9 @@ def _summarise(folder: Path, spec: Sweep, study: Any, seconds: float) -> None:
     """Add the outcome to ``sweep.json`` and write the report."""
     import json
 
+    from rich.console import Console
+
+    from effnlp.report.terminal import show
     from effnlp.report.write import write_report
 
     content = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
@@ -216,8 +219,10 @@ def _summarise(folder: Path, spec: Sweep, study: Any, seconds: float) -> None:
     content["outcome"] = {
         "trials": dict(states),
         "rejected_proposals": rejected,
-        "wall_seconds": seconds + float(content.get("outcome", {}).get("wall_seconds", 0.0)),
         "frontier": frontier_slots(study, spec.objectives),
     }
+    content["wall_seconds"] = seconds
     write_atomically(folder / "sweep.json", json.dumps(content, indent=1))
-    write_report([folder])
+    files = write_report([folder])
+    show(files.summary, Console())
+    sys.stdout.write(f"\nreport    {files.page}\nfrontier  {files.frontier}\n")
