@@ -91,7 +91,8 @@ def _count_shapes(
     largest = max(size for size, _ in first)
     size, length = min(shape for shape in first if shape[0] == largest)
     whole = _count(model, encodings.batch(first[size, length]))
-    if size > 1 and whole != _count_one(model, encodings, first[size, length]).times(size):
+    one = _count_one(model, encodings, first[size, length])
+    if whole.flops != one.times(size).flops:
         return [
             (_count(model, encodings.batch(first[shape])), repeats)
             for shape, repeats in Counter(shapes).items()

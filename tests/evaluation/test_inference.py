@@ -84,11 +84,28 @@ def test_flops_in_batches_include_padding_and_the_smaller_last_batch(encodings, 
     assert flops == pytest.approx(expected)
 
 
-def test_each_shape_is_counted_once(encodings, lengths):
+def test_one_text_stands_for_each_length_of_a_batch(encodings, lengths):
     model = SelfAttention()
-    example_flops(model, encodings, batch_size=1)
+    example_flops(model, encodings, batch_size=4)
+    padded = {max(lengths[start : start + 4]) for start in range(0, len(lengths), 4)}
     shapes = [shape for shape, _, _ in model.calls]
-    assert len(shapes) == len(set(shapes)) == len(set(lengths))
+    assert shapes[0] == (4, min(max(lengths[s : s + 4]) for s in range(0, 72, 4)))
+    assert sorted(shapes[2:]) == sorted((1, length) for length in padded)
+
+
+class Coupled(SelfAttention):
+    """Texts of a batch meet: 2 B² D more."""
+
+    def forward(self, batch):
+        mixed = super().forward(batch)
+        return mixed @ mixed.T
+
+
+def test_where_texts_of_a_batch_share_work_each_shape_is_counted_whole(encodings, lengths):
+    flops, _ = example_flops(Coupled(), encodings, batch_size=4)
+    parts = [lengths[start : start + 4] for start in range(0, len(lengths), 4)]
+    expected = sum(quadratic(len(part), part.max()) + 2 * len(part) ** 2 * WIDTH for part in parts)
+    assert flops == pytest.approx(expected / len(lengths))
 
 
 def test_where_flops_depend_on_data_a_sample_of_texts_is_counted_one_by_one():
@@ -176,6 +193,16 @@ def test_timed_requests_are_full_batches_in_evaluation_mode_with_pinned_threads(
     assert {(training, threads) for _, training, threads in timed} == {(False, 1)}
     assert len({shape for shape, _, _ in timed}) > 1
     assert model.training
+
+
+def test_the_energy_of_a_cut_measurement_is_that_of_what_was_run(encodings):
+    model = SelfAttention()
+    energy = EnergyMeter([FakeDomain(model)], period_seconds=3600)
+    energy.start()
+    measured = measure(model, encodings, energy=energy, budget_seconds=1e-9)
+    energy.stop()
+    assert measured.values["energy_joules"] == pytest.approx(3 / 4)
+    assert "latency_seconds_p95" in measured.absent
 
 
 def test_a_split_smaller_than_a_batch_is_one_request_again_and_again(encodings):

@@ -51,6 +51,22 @@ def test_throughput_counts_examples_not_requests(clock):
     assert latency.examples_per_second == pytest.approx(10)
 
 
+def test_the_budget_ends_the_timing_but_not_before_a_few_requests(clock):
+    def call(request):
+        clock.now += request
+
+    cut = measure_latency(call, [1.0] * 10, warmup=0, repeats=3, budget_seconds=14, clock=clock)
+    assert (len(cut.seconds), cut.examples_run) == (10, 14)
+    fewer = measure_latency(call, [1.0] * 10, warmup=0, repeats=3, budget_seconds=7, clock=clock)
+    assert (len(fewer.seconds), len(fewer.examples), fewer.examples_run) == (7, 7, 7)
+    fewest = measure_latency(call, [50.0] * 10, warmup=0, repeats=3, budget_seconds=1, clock=clock)
+    assert fewest.seconds.tolist() == [50] * 5
+    whole = measure_latency(call, [1.0] * 10, warmup=0, repeats=3, budget_seconds=1e9, clock=clock)
+    assert whole.examples_run == 30
+    with pytest.raises(ValueError, match="budget_seconds must be positive, got 0"):
+        measure_latency(call, [1.0], budget_seconds=0)
+
+
 def test_requests_run_without_gradients():
     seen = []
     measure_latency(lambda _: seen.append(torch.is_inference_mode_enabled()), [0], warmup=1, repeats=1)
@@ -58,10 +74,10 @@ def test_requests_run_without_gradients():
 
 
 def test_a_quantile_beyond_the_number_of_requests_is_absent_with_its_reason():
-    measured = Latency(np.arange(50.0), np.ones(50)).quantiles()
+    measured = Latency(np.arange(50.0), np.ones(50), 50).quantiles()
     assert measured.values == {"latency_seconds_p50": 24.5, "latency_seconds_p95": pytest.approx(46.55)}
     assert measured.absent == {"latency_seconds_p99": "50 requests were timed, a p99 needs 100"}
-    assert not Latency(np.arange(100.0), np.ones(100)).quantiles().absent
+    assert not Latency(np.arange(100.0), np.ones(100), 100).quantiles().absent
 
 
 def test_threads_are_pinned_inside_and_as_before_outside():
