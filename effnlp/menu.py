@@ -159,19 +159,28 @@ def describe(target: str) -> ModuleText:
 
 
 def module_path(module: str) -> Path | None:
-    """The file of a module, found without running it (nor, for our own modules, its package)."""
+    """The file of a module, found without running it or a package that it is in; None if there is none."""
     root, *rest = module.split(".")
     if root == "effnlp":
-        path = Path(__file__).parent.joinpath(*rest)
-        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-            if candidate.is_file():
-                return candidate
-        return None
+        return _source(Path(__file__).parent, rest)
     try:
-        spec = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(root)
     except (ImportError, ValueError):
         return None
-    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+    if spec is None:
+        return None
+    if spec.submodule_search_locations is None:
+        is_source = spec.origin is not None and spec.origin.endswith(".py") and not rest
+        return Path(str(spec.origin)) if is_source else None
+    found = (_source(Path(folder), rest) for folder in spec.submodule_search_locations)
+    return next((path for path in found if path is not None), None)
+
+
+def _source(folder: Path, names: Sequence[str]) -> Path | None:
+    """The file of the module ``names`` below a package's folder."""
+    path = folder.joinpath(*names)
+    candidates = (*([path.with_suffix(".py")] if names else []), path / "__init__.py")
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def suggest(word: str, known: Sequence[str]) -> str:
