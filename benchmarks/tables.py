@@ -1,0 +1,131 @@
+"""The tables of the benchmarks, made from their results: for the terminal and for README.md.
+
+    python benchmarks/tables.py
+
+Rewrites what stands between `<!-- NAME -->` and `<!-- /NAME -->` in README.md from results/NAME.json, so that
+the tables there are the results as measured.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+README = HERE / "README.md"
+RESULTS = HERE / "results"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first column names what the row is about."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """The table for README.md."""
+        lines = [self.header, ["---", *("---:" for _ in self.header[1:])], *self.rows]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def spread(value: Mapping[str, float], digits: int = 2, scale: float = 1.0) -> str:
+    """Median and quartiles."""
+    median, lower, upper = (value[key] * scale for key in ("median", "lower", "upper"))
+    return f"{median:.{digits}f} ({lower:.{digits}f}–{upper:.{digits}f})"
+
+
+def startup_table(result: Mapping[str, Any]) -> Table:
+    """One row a command."""
+    rows = [
+        [f"`{name}`", spread(found["seconds"], 3), spread(found["ratio"])]
+        for name, found in result["commands"].items()
+    ]
+    return Table(["command", "seconds", "times `import hydra`"], rows)
+
+
+TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
+    "startup": startup_table,
+}
+"""Name of a benchmark to the function that makes its table."""
+
+
+def conditions(result: Mapping[str, Any]) -> str:
+    """Where and with what it was measured, in a line."""
+    machine, versions = result["machine"], result["versions"]
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; {packages}."
+
+
+def publish(name: str, content: Mapping[str, Any], packages: Sequence[str] = ()) -> None:
+    """Write results/NAME.json with the machine and versions, and show the table.
+
+    Args:
+        packages: Whose versions can change the figures, besides effnlp and Python.
+    """
+    import platform
+
+    from rich.console import Console
+
+    from effnlp import __version__
+    from effnlp.provenance import machine, now, versions
+
+    made = {
+        "machine": machine(),
+        "versions": {"effnlp": __version__, "python": platform.python_version()}
+        | {package: versions()[package] for package in packages},
+        "measured": now(),
+        **content,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    show(TABLES[name](made), conditions(made), Console())
+
+
+def show(table: Table, caption: str, console: Any) -> None:
+    """Print a table."""
+    from rich.table import Table as RichTable
+
+    shown = RichTable(caption=caption)
+    for index, title in enumerate(table.header):
+        shown.add_column(title, justify="right" if index else "left")
+    for row in table.rows:
+        shown.add_row(*row)
+    console.print(shown)
+
+
+def filled(text: str, results: Path) -> str:
+    """``text`` with the table of every result between its markers.
+
+    Raises:
+        ValueError: If a result has no markers in the text: it would be left out in silence.
+    """
+    for name, table in TABLES.items():
+        path = results / f"{name}.json"
+        if not path.is_file():
+            continue
+        result = json.loads(path.read_text(encoding="utf-8"))
+        made = f"<!-- {name} -->\n{table(result).markdown()}\n\n{conditions(result)}\n<!-- /{name} -->"
+        text, count = re.subn(
+            rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, made=made: made, text, flags=re.DOTALL
+        )
+        if count != 1:
+            raise ValueError(f"README.md needs the markers of {name} once, it has them {count} times")
+    return text
+
+
+def main() -> None:
+    """Rewrite README.md."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
+    README.write_text(filled(README.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
