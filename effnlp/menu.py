@@ -17,7 +17,23 @@ from pathlib import Path
 from typing import Any
 
 Capabilities = dict[str, tuple[str, ...]]
-"""Moment (``build``, ``prepare``, ``during``, ``finish``) to names of capabilities."""
+"""A moment to names of capabilities."""
+
+MOMENTS = ("build", "prepare", "during", "finish")
+"""When a choice can act on the model, in order."""
+
+CAPABILITIES = {
+    "embeddings": "a table of token embeddings",
+    "linear_layers": "an encoder with linear layers that are named by their role",
+    "float_linear_layers": "their weights are floating-point numbers",
+    "trainable_weights": "fine-tuning may update every weight",
+    "biases": "layers with bias terms",
+    "layer_outputs": "an encoder that can be run layer by layer",
+    "uninterrupted_training": "the whole model learns in one phase, from the first step to the last",
+    "attention_heads": "tokens are mixed by attention heads",
+    "pretrained_weights": "weights that were trained before this run",
+}
+"""What a model can have and a method can need or take away: the words of the constants of modules."""
 
 NOT_METHODS = ("run", "sweep", "hydra")
 
@@ -26,6 +42,19 @@ def conf_dir() -> Path:
     """Where the configs lie: beside the package in a checkout, inside it in a wheel."""
     inside = Path(__file__).parent / "conf"
     return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def config_folders(config_dir: Path | None) -> list[Path]:
+    """Where configs are looked for, in this order: ours, then the user's own.
+
+    Raises:
+        ValueError: If the user's folder is none.
+    """
+    if config_dir is None:
+        return [conf_dir()]
+    if not config_dir.is_dir():
+        raise ValueError(f"--config-dir {config_dir} is not a folder")
+    return [conf_dir(), config_dir]
 
 
 @dataclass(frozen=True)
@@ -39,6 +68,7 @@ class Choice:
         summary: First line of its module's docstring (of the config's leading comment, if it has no module).
         source: What the docstring names as the paper, or empty.
         keys: The settings that the config itself holds.
+        parts: Groups that the choice owns, with their default: ``model/mixer`` to ``attention``.
     """
 
     group: str
@@ -50,6 +80,7 @@ class Choice:
     provides: Capabilities = field(default_factory=dict)
     removes: Capabilities = field(default_factory=dict)
     keys: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, str] = field(default_factory=dict)
 
 
 def groups(folders: Sequence[Path]) -> list[str]:
@@ -83,13 +114,14 @@ def read_choice(group: str, name: str, folders: Sequence[Path]) -> Choice:
     for folder in folders:
         path = folder / group / f"{name}.yaml"
         if path.is_file():
-            break
-    else:
-        raise ValueError(f"{group} has no choice {name!r}{suggest(name, choice_names(group, folders))}")
-    import yaml
+            return _parse(path.read_text(encoding="utf-8"), group, name)
+    raise ValueError(f"{group} has no choice {name!r}{suggest(name, choice_names(group, folders))}")
 
-    text = path.read_text(encoding="utf-8")
-    content = yaml.load(text, Loader=yaml.SafeLoader) or {}
+
+@functools.lru_cache(maxsize=4096)
+def _parse(text: str, group: str, name: str) -> Choice:
+    """The choice that a config's text makes."""
+    content = _parse_yaml(text, f"{group}/{name}.yaml")
     target = content.get("_target_")
     keys = {key: value for key, value in content.items() if not key.startswith("_") and key != "defaults"}
     comment = next(
@@ -112,7 +144,50 @@ def read_choice(group: str, name: str, folders: Sequence[Path]) -> Choice:
         provides=said.constants.get("PROVIDES", {}) if said else {},
         removes=said.constants.get("REMOVES", {}) if said else {},
         keys=keys,
+        parts={
+            f"{group}/{part}": str(default)
+            for entry in content.get("defaults", ())
+            if isinstance(entry, dict)
+            for part, default in entry.items()
+        },
     )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A config file as it is written: no defaults list followed, nothing interpolated.
+
+    Raises:
+        ValueError: If it is not YAML, or not a mapping.
+    """
+    return _parse_yaml(path.read_text(encoding="utf-8"), str(path))
+
+
+def _parse_yaml(text: str, where: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.load(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} must hold a mapping, got {type(content).__name__}")
+    return content
+
+
+def stacked_groups(folders: Sequence[Path]) -> list[str]:
+    """Groups of which several choices can act one after another: each is in a package of its own name."""
+
+    def stacked(path: Path, group: str) -> bool:
+        with path.open(encoding="utf-8") as file:
+            return file.readline().split() == ["#", "@package", f"{group.replace('/', '.')}.{path.stem}"]
+
+    return [
+        group
+        for group in groups(folders)
+        if any(stacked(path, group) for folder in folders for path in (folder / group).glob("*.yaml"))
+    ]
 
 
 @dataclass(frozen=True)
@@ -150,12 +225,29 @@ def describe(target: str) -> ModuleText:
         value = getattr(node, "value", None)
         for name in names:
             if name in ("REQUIRES", "PROVIDES", "REMOVES") and value is not None:
-                constants[name] = {k: tuple(v) for k, v in ast.literal_eval(value).items()}
+                constants[name] = _capabilities(value, f"{name} of {module}")
     return ModuleText(
         summary=docstring.partition("\n")[0],
         source=" ".join(source.group(1).split()) if source else "",
         constants=constants,
     )
+
+
+def _capabilities(node: ast.expr, where: str) -> Capabilities:
+    """The value of a constant: moments to tuples of names, written out."""
+    try:
+        value = ast.literal_eval(node)
+    except ValueError as error:
+        raise ValueError(f"{where} must be written out as a literal, since it is read unimported") from error
+    if not isinstance(value, dict) or not set(value) <= set(MOMENTS):
+        raise ValueError(f"{where} must map moments ({', '.join(MOMENTS)}) to names, got {value!r}")
+    if not all(
+        isinstance(names, tuple) and all(isinstance(n, str) for n in names) for names in value.values()
+    ):
+        raise ValueError(
+            f"{where} must hold tuples of names (mind the comma after a single one), got {value!r}"
+        )
+    return value
 
 
 def module_path(module: str) -> Path | None:
@@ -202,18 +294,24 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("group", nargs="?", help="only this group, or all groups below it")
     parser.add_argument("--config-dir", type=Path, help="a folder with configs of your own")
     options = parser.parse_args(arguments)
-    folders = [conf_dir()] + ([options.config_dir] if options.config_dir else [])
-    every = groups(folders)
-    wanted = [
-        g for g in every if options.group is None or (g + "/").startswith(options.group.rstrip("/") + "/")
-    ]
-    if not wanted:
-        sys.stderr.write(
-            f"effnlp methods: there is no group {options.group!r}{suggest(options.group, every)}\n"
-        )
+    try:
+        return _print_menu(options.group, config_folders(options.config_dir))
+    except ValueError as error:
+        sys.stderr.write(f"effnlp methods: {error}\n")
         return 2
-    for line in menu_lines(wanted, folders):
-        sys.stdout.write(line + "\n")
+
+
+def _print_menu(group: str | None, folders: Sequence[Path]) -> int:
+    every = groups(folders)
+    wanted = [name for name in every if group is None or (name + "/").startswith(group.rstrip("/") + "/")]
+    if group is not None and not wanted:
+        raise ValueError(f"there is no group {group!r}{suggest(group, every)}")
+    lines = list(menu_lines(wanted, folders))
+    if group is None:
+        width = max(map(len, CAPABILITIES))
+        lines += ["what choices need, give and remove"]
+        lines += [f"  {name:<{width}}  {sentence}" for name, sentence in CAPABILITIES.items()]
+    sys.stdout.write("\n".join(lines).rstrip() + "\n")
     return 0
 
 
