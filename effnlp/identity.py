@@ -27,8 +27,19 @@ def identity_part(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """SHA-256 of :func:`identity_part` as canonical JSON, 10 hex digits."""
-    text = json.dumps(identity_part(config), sort_keys=True, default=str)
+    text = json.dumps(_canonical(identity_part(config)), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _canonical(value: Any) -> Any:
+    """Equal values alike: ``1.0`` and ``1`` are one number (``true`` is none)."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
 
 
 def register_resolvers() -> None:
