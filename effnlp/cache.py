@@ -72,12 +72,13 @@ def fetch(
         return Entry(folder, json.loads((folder / "cost.json").read_text()), 0.0)
     folder.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    with filelock.FileLock(folder.with_suffix(".lock")):
+    with filelock.FileLock(folder.with_name(f"{key}.lock")):
         waited = time.monotonic() - start
         if (folder / "cost.json").exists():
             return Entry(folder, json.loads((folder / "cost.json").read_text()), waited)
-        shutil.rmtree(folder, ignore_errors=True)
-        beside = folder.with_name(f"{folder.name}.{os.getpid()}")
+        beside = folder.with_name(f"{key}.making")
+        for unfinished in (folder, beside):  # of a maker that was killed
+            shutil.rmtree(unfinished, ignore_errors=True)
         beside.mkdir()
         try:
             cost = make(beside)
