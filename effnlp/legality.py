@@ -4,16 +4,25 @@ A model provides capabilities; every method, at each moment it acts, requires so
 provide others. Walking through the moments in the order of a run shows whether each finds what it needs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-from effnlp.menu import Choice, choice_names, read_choice
+from effnlp.menu import CAPABILITIES, Choice, choice_names, read_choice, suggest
 
 
 class IllegalCombinationError(ValueError):
     """A choice needs something that another one removed or that the model does not have."""
+
+
+MOST_WAYS_OUT = 8
+"""How many ways out of a conflict a refusal names."""
+
+
+TOLD = ("prepare", "finish")
+"""Moments at which a method with the key ``moment`` can be told to act."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +50,19 @@ def plan(
             ``prepare`` makes the frozen base, so it comes before PEFT, and has nothing left to finish.
 
     Raises:
-        ValueError: If ``order`` does not name every slot exactly once.
+        IllegalCombinationError: If ``order`` does not name every slot exactly once, or a slot is told to act
+            at a moment that there is not.
     """
-    if sorted(order) != sorted(compression):
-        raise ValueError(f"compression.order must name each of {sorted(compression)} once, got {list(order)}")
+    if sorted(map(str, order)) != sorted(compression):
+        raise IllegalCombinationError(
+            f"compression.order must name each of {', '.join(sorted(compression))} once, got {list(order)}"
+        )
     told = told or {}
+    for slot, moment in told.items():
+        if moment not in TOLD:
+            raise IllegalCombinationError(
+                f"compression.{slot}.moment must be {' or '.join(TOLD)}, got {moment!r}"
+            )
     base = [compression[slot] for slot in order if told.get(slot) == "prepare"]
     late = [compression[slot] for slot in order if told.get(slot) != "prepare"]
     injected = [compression[slot] for slot in order if slot not in told]
@@ -111,36 +128,125 @@ def check(config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequenc
     model = steps[0].choice
     culprit = remover or model
     why = f"which {label(culprit)} takes away" if remover else f"which {label(model)} does not have"
-    works = [
-        *alternatives(step.choice, config, chosen, folders),
-        *alternatives(culprit, config, chosen, folders),
-    ]
-    advice = f"; what would work: {', '.join(works)}" if works else "; change both"
+    unknown = "" if capability in CAPABILITIES else suggest(capability, list(CAPABILITIES))
+    found = ways_out(config, chosen, folders, (step.choice.group, culprit.group))
+    shown = ", ".join(found[:MOST_WAYS_OUT]) + (", …" if len(found) > MOST_WAYS_OUT else "")
+    advice = f"; what would work: {shown}" if found else ""
     raise IllegalCombinationError(
-        f"{label(step.choice)} needs {capability.replace('_', ' ')} when it acts ({step.moment}), {why}{advice}"
+        f"{label(step.choice)} needs {capability.replace('_', ' ')} when it acts ({step.moment}), "
+        f"{why}{unknown}{advice}"
     )
 
 
-def alternatives(
-    choice: Choice, config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequence[Path]
+def ways_out(
+    config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequence[Path], at_odds: Sequence[str]
 ) -> list[str]:
-    """Other choices of the same group with which the rest of the config is legal, as overrides."""
-    found = []
-    for name in choice_names(choice.group, folders):
-        if name == choice.name:
-            continue
-        if choice.group == "model":
-            trial = {g: n for g, n in chosen.items() if not g.startswith("model/")} | {"model": name}
-        else:
-            trial = {**chosen, choice.group: name}
-        settings = dict(config)
-        if choice.group.startswith("compression/"):
-            slot = choice.group.split("/", 1)[1]
-            keys = read_choice(choice.group, name, folders).keys
-            settings["compression"] = {**config.get("compression", {}), slot: keys}
-        if first_conflict(gather(settings, trial, folders)) is None:
-            found.append(f"{choice.group}={name}")
-    return found
+    """Overrides that make a config legal, the smallest changes only.
+
+    First another order of compression, and each of the two groups at odds changed alone. Where that does
+    not help (there is more than one conflict), any two groups are changed together, then any three.
+
+    Returns:
+        Overrides to put in place of those for the same group; several that belong together are joined by
+        ``with``.
+    """
+    alone = [
+        way
+        for group in dict.fromkeys(at_odds)
+        for way in changes(config, chosen, folders, group)
+        if is_legal(config, chosen, folders, (way,))
+    ]
+    order = _legal_order(config, chosen, folders)
+    if alone or order:
+        return [*([order] if order else []), *map(str, alone)]
+    acting = [g for g in chosen if g in ("model", "peft") or g.startswith("compression/")]
+    every = {group: list(changes(config, chosen, folders, group)) for group in acting}
+    for size in range(2, len(acting) + 1):
+        together = [
+            " with ".join(map(str, ways))
+            for some in combinations(acting, size)
+            for ways in product(*(every[group] for group in some))
+            if is_legal(config, chosen, folders, ways)
+        ]
+        if together:
+            return together
+    return []
+
+
+@dataclass(frozen=True)
+class Change:
+    """Another choice, or another moment for the one that is there.
+
+    Attributes:
+        group: What is changed, ``compression/quantization``.
+        name: The choice, with its own settings.
+        moment: When it is told to act; None for a choice that is not told, or acts at its own default.
+        note: What else must change on the command line.
+    """
+
+    group: str
+    name: str
+    moment: str | None = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        if self.moment is not None:
+            return f"{self.group.replace('/', '.')}.moment={self.moment}"
+        return f"{self.group}={self.name}{self.note}"
+
+
+def changes(
+    config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequence[Path], group: str
+) -> Iterator[Change]:
+    """Everything else that a group could be."""
+    key = f"{group.replace('/', '.')}.moment"
+    here = _moment(config, group)
+    for name in choice_names(group, folders):
+        if name != chosen[group]:
+            gone = here is not None and "moment" not in read_choice(group, name, folders).keys
+            given = here != read_choice(group, chosen[group], folders).keys.get("moment")
+            yield Change(group, name, note=f" (without {key})" if gone and given else "")
+        elif here is not None:
+            yield from (Change(group, name, moment) for moment in TOLD if moment != here)
+
+
+def is_legal(
+    config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequence[Path], ways: Sequence[Change]
+) -> bool:
+    """Whether a config would be legal with some groups changed."""
+    chosen = dict(chosen)
+    compression = dict(config.get("compression", {}))
+    for way in ways:
+        if way.group == "model":
+            chosen = {group: name for group, name in chosen.items() if not group.startswith("model/")}
+            chosen |= read_choice("model", way.name, folders).parts
+        chosen[way.group] = way.name
+        if way.group.startswith("compression/"):
+            slot = way.group.partition("/")[2]
+            keys = read_choice(way.group, way.name, folders).keys
+            compression[slot] = keys if way.moment is None else {**keys, "moment": way.moment}
+    return first_conflict(gather({**config, "compression": compression}, chosen, folders)) is None
+
+
+def _moment(config: Mapping[str, Any], group: str) -> str | None:
+    """When the method of a compression slot is told to act."""
+    if not group.startswith("compression/"):
+        return None
+    settings = config.get("compression", {}).get(group.partition("/")[2]) or {}
+    return settings.get("moment")
+
+
+def _legal_order(config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequence[Path]) -> str | None:
+    """The order of compression, two slots of it swapped, with which the config is legal, as an override."""
+    compression = config.get("compression", {})
+    order = list(compression.get("order", []))
+    for one, other in combinations(range(len(order)), 2):
+        swapped = order.copy()
+        swapped[one], swapped[other] = order[other], order[one]
+        changed = {**config, "compression": {**compression, "order": swapped}}
+        if first_conflict(gather(changed, chosen, folders)) is None:
+            return f"compression.order=[{','.join(swapped)}]"
+    return None
 
 
 def label(choice: Choice) -> str:

@@ -20,6 +20,7 @@ from effnlp.model.surgery import encoder_layers, replace_layers
 REQUIRES = {
     "prepare": ("linear_layers", "float_linear_layers"),
     "during": ("float_linear_layers", "trainable_weights", "uninterrupted_training"),
+    "finish": ("float_linear_layers",),
 }
 
 
