@@ -5,8 +5,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from effnlp.legality import IllegalCombinationError, Step, check, label
-from effnlp.menu import conf_dir
+from effnlp.legality import Step, check, label
+from effnlp.menu import config_folders
 
 
 def main(arguments: list[str]) -> int:
@@ -23,15 +23,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for effnlp run")
     parser.add_argument("--config-dir", type=Path, help="a folder with configs of your own")
     options = parser.parse_args(arguments)
-    from effnlp.compose import ConfigError, bind_all, compose, hydra_context
+    from effnlp.compose import bind_all, compose, hydra_context, refuse_contradictions
 
-    folders = [conf_dir()] + ([options.config_dir] if options.config_dir else [])
     try:
+        refuse_contradictions(options.overrides)
         with hydra_context():
             composed = compose(options.overrides, options.config_dir)
-        steps = check(composed.config, composed.chosen, folders)
+        steps = check(composed.config, composed.chosen, config_folders(options.config_dir))
         bind_all(composed.config)
-    except (ConfigError, IllegalCombinationError) as error:
+    except ValueError as error:  # of the config, of legality, or of what a module declares
         sys.stderr.write(f"effnlp check: {error}\n")
         return 2
     for line in plan_lines(composed.chosen, steps):

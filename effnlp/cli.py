@@ -66,6 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
     module, function, _ = VERBS[verb]
     try:
         return int(getattr(importlib.import_module(module), function)(rest) or 0)
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -6,10 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from effnlp.fitting import fits, wanted
 from effnlp.identity import register_resolvers
-from effnlp.menu import choice_names, conf_dir, groups, suggest
+from effnlp.menu import (
+    choice_names,
+    choices,
+    conf_dir,
+    config_folders,
+    groups,
+    read_yaml,
+    stacked_groups,
+    suggest,
+)
 
 
 class ConfigError(ValueError):
@@ -49,21 +59,33 @@ def hydra_context() -> Iterator[None]:
 
 def search_path(config_dir: Path | None) -> list[str]:
     """The override that puts a user's folder on Hydra's search path."""
-    return [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
+    if config_dir is None:
+        return []
+    quoted = str(config_dir.resolve()).replace("\\", "\\\\").replace("'", "\\'")
+    return [f"hydra.searchpath=['file://{quoted}']"]
 
 
-def compose(overrides: Sequence[str], config_dir: Path | None = None, name: str = "run") -> Composed:
+def compose(
+    overrides: Sequence[str], config_dir: Path | None = None, name: str = "run", complete: bool = True
+) -> Composed:
     """Compose inside a :func:`hydra_context`.
 
+    Args:
+        complete: Whether every mandatory value must be there.
+
     Raises:
-        ConfigError: For an unknown group, choice or key, or a value that does not parse.
+        ConfigError: For an unknown group, choice or key, a value that does not parse, a group without a
+            choice, or a mandatory value that is missing.
     """
     from hydra import compose as hydra_compose
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    folders = [conf_dir()] + ([config_dir] if config_dir else [])
+    try:
+        folders = config_folders(config_dir)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     try:
         whole = hydra_compose(
             name, overrides=[*overrides, *search_path(config_dir)], return_hydra_config=True
@@ -71,20 +93,58 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None, name: str 
         runtime = OmegaConf.to_container(whole.hydra.runtime.choices, resolve=True)
         folder = str(OmegaConf.select(whole, "hydra.run.dir"))
         own = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
+        missing = sorted(OmegaConf.missing_keys(own))
         config = OmegaConf.to_container(own, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(explain(str(error), overrides, folders)) from error
     assert isinstance(config, dict)
     assert isinstance(runtime, dict)
-    return Composed(
-        config={str(key): value for key, value in config.items()},
-        chosen=chosen_groups(runtime, config),  # type: ignore[arg-type]
-        folder=folder,
-    )
+    chosen = chosen_groups(runtime, config)  # type: ignore[arg-type]
+    check_groups(chosen, config, folders)
+    if missing and complete:
+        raise ConfigError(missing_message(missing[0], chosen, folders))
+    return Composed({str(key): value for key, value in config.items()}, chosen, folder)
 
 
-STACKED = ("data/filter", "evaluation/quality", "evaluation/scenarios")
-"""Groups of which several choices act one after another, each in a package of its own."""
+def check_groups(chosen: Mapping[str, str], config: Mapping[Any, Any], folders: Sequence[Path]) -> None:
+    """Every group of ``run.yaml`` has a choice.
+
+    Raises:
+        ConfigError: If one was taken out (``~peft``) or left empty (``data/filter=[]``).
+    """
+    for group in default_choices("run"):
+        node: Any = config
+        for part in group.split("/"):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        if group not in chosen or node is None:
+            names = choice_names(group, folders)
+            raise ConfigError(f"{group} needs a choice: one of {', '.join(names)}")
+
+
+def default_choices(name: str) -> dict[str, Any]:
+    """Group to its default choice (a list for stacked groups) in ``run.yaml`` or ``sweep.yaml``."""
+    entries = read_yaml(conf_dir() / f"{name}.yaml").get("defaults", [])
+    return {
+        str(group): choice
+        for entry in entries
+        if isinstance(entry, dict)
+        for group, choice in entry.items()
+        if not str(group).startswith("override ")
+    }
+
+
+def missing_message(key: str, chosen: Mapping[str, str], folders: Sequence[Path]) -> str:
+    """Which mandatory value is missing, with what its config says of it."""
+    group, _, name = key.rpartition(".")
+    group = group.replace(".", "/")
+    comment = ""
+    for folder in folders:
+        path = folder / group / f"{chosen.get(group)}.yaml"
+        if path.is_file():
+            found = re.search(rf"^{re.escape(name)}:[^#\n]*#\s*(.+)$", path.read_text(encoding="utf-8"), re.M)
+            comment = f": {found.group(1)}" if found else ""
+    needs = f"{group}={chosen[group]} needs" if group in chosen else "the config needs"
+    return f"{needs} {key}{comment}; give {key}=…"
 
 
 def chosen_groups(runtime: Mapping[Any, Any], config: Mapping[str, Any]) -> dict[str, str]:
@@ -97,7 +157,7 @@ def chosen_groups(runtime: Mapping[Any, Any], config: Mapping[str, Any]) -> dict
         for key, value in runtime.items()
         if not str(key).startswith("hydra/") and value is not None
     }
-    for group in STACKED:
+    for group in stacked_groups([conf_dir()]):
         node: Any = config
         for part in group.split("/"):
             node = (node or {}).get(part)
@@ -107,41 +167,68 @@ def chosen_groups(runtime: Mapping[Any, Any], config: Mapping[str, Any]) -> dict
 
 def explain(message: str, overrides: Sequence[str], folders: Sequence[Path]) -> str:
     """Hydra's error, with what was probably meant."""
-    first = message.strip().splitlines()[0]
     all_groups = groups(folders)
-    if found := re.search(r"Could not find '([^']+)'", message):
+    for override in overrides:
+        if reason := parse_error(override):
+            return f"{override!r} does not parse (KEY=VALUE does): {reason}"
+        key, _, value = override.partition("=")
+        if value == "null" and key in all_groups:
+            return f"{key} needs a choice: one of {', '.join(choice_names(key, folders))}"
+    if found := re.search(r"Could not (?:find|load) '([^']+)'", message):
         group, _, name = found.group(1).rpartition("/")
-        if group in all_groups:
-            return f"{group} has no choice {name!r}{suggest(name, choice_names(group, folders))}"
+        names = choice_names(group, folders) if group in all_groups else hydra_choices(group)
+        if names:
+            return f"{group} has no choice {name!r}{suggest(name, names)}"
     if found := re.search(r"Could not override '([^'@]+)", message):
         key = found.group(1)
         if key in all_groups:
             return owner_message(key, overrides, folders)
         if "/" in key or "." not in key:
-            return f"there is no config group or key {key!r}{suggest(key, [*all_groups, *top_keys(folders)])}"
+            return f"there is no config group or key {key!r}{suggest(key, [*all_groups, *top_keys()])}"
         path, _, last = key.rpartition(".")
-        return f"{path} has no key {last!r}{suggest(last, keys_at(path, overrides, folders))}"
+        return no_key_message(path, last, overrides, folders)
     if found := re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", message):
-        path = found.group(2).rpartition(".")[0]
-        return f"{path or 'the config'} has no key {found.group(1)!r}" + suggest(
-            found.group(1), keys_at(path, overrides, folders)
-        )
-    return first
+        return no_key_message(found.group(2).rpartition(".")[0], found.group(1), overrides, folders)
+    return message.strip().splitlines()[0]
+
+
+def parse_error(override: str) -> str | None:
+    """Why Hydra cannot read an override; None if it can."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        lines = f"{error.__cause__}\n{error}".splitlines()
+        return next(line for line in lines if line not in ("", "None"))
+    return None
+
+
+def hydra_choices(group: str) -> list[str]:
+    """Choices of a group of Hydra's own, for instance ``hydra/launcher``."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    loader = GlobalHydra.instance().config_loader()
+    return sorted(loader.get_group_options(group)) if group.startswith("hydra/") else []
+
+
+def no_key_message(path: str, key: str, overrides: Sequence[str], folders: Sequence[Path]) -> str:
+    """That there is no such key, near matches, and which other choice of the group has it."""
+    group = path.replace(".", "/")
+    if group in groups(folders):
+        owners = [choice.name for choice in choices(group, folders) if key in choice.keys]
+        if owners:
+            here = next((o.partition("=")[2] for o in reversed(overrides) if o.startswith(f"{group}=")), None)
+            here = here or str(default_choices("run").get(group, ""))
+            return f"{group}={here} has no key {key!r}, unlike {' and '.join(f'{group}={o}' for o in owners)}"
+    return f"{path or 'the config'} has no key {key!r}{suggest(key, keys_at(path, overrides, folders))}"
 
 
 def owner_message(group: str, overrides: Sequence[str], folders: Sequence[Path]) -> str:
     """Why a group that exists cannot be chosen here: it is a part of another choice."""
-    parent, _, part = group.rpartition("/")
-    owners = []
-    import yaml
-
-    for folder in folders:
-        for path in sorted((folder / parent).glob("*.yaml")):
-            entries = (yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader) or {}).get(
-                "defaults", []
-            )
-            if any(isinstance(entry, dict) and part in entry for entry in entries):
-                owners.append(f"{parent}={path.stem}")
+    parent = group.rpartition("/")[0]
+    owners = [f"{parent}={choice.name}" for choice in choices(parent, folders) if group in choice.parts]
     here = next((o for o in reversed(overrides) if o.startswith(f"{parent}=")), f"the default {parent}")
     return (
         f"{group} is a part that belongs to {' or '.join(owners) or 'no choice here'}; {here} has no such part. "
@@ -149,15 +236,9 @@ def owner_message(group: str, overrides: Sequence[str], folders: Sequence[Path])
     )
 
 
-def top_keys(folders: Sequence[Path]) -> list[str]:
+def top_keys() -> list[str]:
     """Keys at the top of ``run.yaml`` and of ``sweep.yaml``."""
-    import yaml
-
-    found = set()
-    for name in ("run", "sweep"):
-        path = folders[0] / f"{name}.yaml"
-        if path.is_file():
-            found |= set(yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
+    found = {str(key) for name in ("run", "sweep") for key in read_yaml(conf_dir() / f"{name}.yaml")}
     return sorted(found - {"defaults", "hydra"})
 
 
@@ -191,23 +272,78 @@ def targets(config: Any, path: str = "") -> Iterator[tuple[str, str, dict[str, A
             yield from targets(value, f"{path}.{key}" if path else str(key))
 
 
+PLAIN_SETTINGS = {"trainer": "effnlp.finetuning.loop.TrainerSettings"}
+"""Sections of a config that have no ``_target_``, and what takes their keys."""
+
+
 def bind_all(config: Mapping[str, Any]) -> None:
     """Bind every key to the signature of its target: a partial would accept a misspelt key in silence.
 
+    Values are held against the annotations, and what ``run.yaml`` itself holds against its types there.
+
     Raises:
-        ConfigError: Naming the key, the target and near matches.
+        ConfigError: Naming the key, the target and near matches, or the value and what it must be.
     """
     from hydra.errors import HydraException
     from hydra.utils import get_object
 
-    for path, target, keys in targets(config):
+    for path, default in _leaves(
+        {k: v for k, v in read_yaml(conf_dir() / "run.yaml").items() if k != "hydra"}
+    ):
+        value = _at(config, path)
+        if not path.startswith("defaults") and not fits(value, type(default)):
+            raise ConfigError(f"{path} must be {wanted(type(default))}, got {value!r}")
+    plain = [(path, target, dict(config[path])) for path, target in PLAIN_SETTINGS.items()]
+    for path, target, keys in [*targets(config), *plain]:
         try:
             made = get_object(target)
         except (HydraException, ImportError, AttributeError, ValueError) as error:
             raise ConfigError(f"{path}._target_={target} cannot be loaded: {error}") from error
-        parameters = inspect.signature(made).parameters
-        if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-            continue
-        for key in keys:
-            if key not in parameters:
-                raise ConfigError(f"{path} has no key {key!r} ({target}){suggest(key, list(parameters))}")
+        bind(made, keys, path, target)
+
+
+def bind(made: Any, keys: Mapping[str, Any], path: str, target: str) -> None:
+    """Hold the keys of one target against its signature.
+
+    Raises:
+        ConfigError: As :func:`bind_all`.
+    """
+    parameters = inspect.signature(made).parameters
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    try:
+        hints = get_type_hints(made.__init__ if inspect.isclass(made) else made)
+    except NameError:  # annotated with names that only type checkers import
+        hints = {}
+    for key, value in keys.items():
+        if key not in parameters and not open_ended:
+            raise ConfigError(f"{path} has no key {key!r} ({target}){suggest(key, list(parameters))}")
+        if key in hints and not fits(value, hints[key]):
+            raise ConfigError(f"{path}.{key} must be {wanted(hints[key])}, got {value!r}")
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node
+
+
+def _at(config: Mapping[str, Any], path: str) -> Any:
+    node: Any = config
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def refuse_contradictions(overrides: Sequence[str]) -> None:
+    """A key that is given twice with different values is a mistake; Hydra would take the last in silence.
+
+    Raises:
+        ConfigError: Naming both.
+    """
+    given: dict[str, str] = {}
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+")
+        if not key.startswith("~") and given.setdefault(key, override) != override:
+            raise ConfigError(f"{key} is given twice, {given[key]} and {override}: leave one of them out")

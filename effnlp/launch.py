@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effnlp.identity import register_resolvers
-from effnlp.menu import conf_dir
+from effnlp.menu import conf_dir, config_folders
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +73,6 @@ def _application(name: str, arguments: list[str], help_text: str) -> int:
         return 0
     import hydra
 
-    from effnlp.compose import ConfigError
-    from effnlp.legality import IllegalCombinationError
-
     options, overrides, config_dir = split_arguments(arguments)
     if name == "sweep" and not options.multirun:
         arguments = ["--multirun", *arguments]
@@ -83,7 +80,7 @@ def _application(name: str, arguments: list[str], help_text: str) -> int:
     if not looks_only:
         try:
             preflight(name, overrides, config_dir, multirun=options.multirun)
-        except (ConfigError, IllegalCombinationError) as error:
+        except ValueError as error:  # of the config, of legality, or of what a module declares
             sys.stderr.write(f"effnlp {name}: {error}\n")
             return 2
     outcomes.clear()
@@ -101,7 +98,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[Any, list[str], Path | No
 
 
 def preflight(name: str, overrides: Sequence[str], config_dir: Path | None, multirun: bool) -> None:
-    """Compose and check legality before Hydra starts: what is wrong is said early and in our words.
+    """Compose, bind and check legality before Hydra starts: what is wrong is said early and in our words.
 
     A multirun is checked in every combination of its comma lists. A sweep is checked by its sweeper, which
     knows the space.
@@ -110,19 +107,20 @@ def preflight(name: str, overrides: Sequence[str], config_dir: Path | None, mult
         ConfigError: If the overrides do not make a config.
         IllegalCombinationError: If two choices do not go together.
     """
-    from effnlp.compose import ConfigError, compose, hydra_context
+    from effnlp.compose import bind_all, compose, hydra_context, refuse_contradictions
     from effnlp.legality import check
 
-    if config_dir is not None and not config_dir.is_dir():
-        raise ConfigError(f"--config-dir {config_dir} is not a folder")
-    folders = [conf_dir()] + ([config_dir] if config_dir else [])
+    folders = config_folders(config_dir)
+    refuse_contradictions(overrides)
     with hydra_context():
         if name == "sweep":
-            compose([o for o in overrides if not is_sweep_override(o)], config_dir, "sweep")
+            fixed = [override for override in overrides if not is_sweep_override(override)]
+            compose(fixed, config_dir, "sweep", complete=False)
             return
         for combination in combinations(overrides) if multirun else [list(overrides)]:
             composed = compose(combination, config_dir)
             check(composed.config, composed.chosen, folders)
+            bind_all(composed.config)
 
 
 def is_sweep_override(override: str) -> bool:
@@ -137,19 +135,21 @@ def is_sweep_override(override: str) -> bool:
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:
-    """Every combination of the comma lists and ranges among the overrides.
+    """Every combination of the comma lists, ranges and globs among the overrides, inside a Hydra context.
 
     Raises:
         ConfigError: If an override does not parse, or is an interval, which only a search can draw from.
     """
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    from effnlp.compose import ConfigError
+    from effnlp.compose import ConfigError, explain
 
     lists = []
     try:
-        for override in OverridesParser.create().parse_overrides(list(overrides)):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        for override in parser.parse_overrides(list(overrides)):
             if override.is_interval_sweep():
                 raise ConfigError(
                     f"{override.input_line} is an interval: effnlp sweep draws from it, run -m cannot"
@@ -161,8 +161,16 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
                 else [str(override.input_line)]
             )
     except HydraException as error:
-        raise ConfigError(str(error).strip().splitlines()[0]) from error
+        raise ConfigError(explain(str(error), overrides, [conf_dir()])) from error
     return [list(combination) for combination in itertools.product(*lists)]
+
+
+def user_folder(hydra_config: Any) -> Path | None:
+    """The folder that ``--config-dir`` named, as Hydra remembers it."""
+    for source in hydra_config.runtime.config_sources:
+        if source.provider == "command-line" and source.schema == "file":
+            return Path(str(source.path))
+    return None
 
 
 outcomes: list[int] = []
@@ -196,7 +204,7 @@ def job(config: Any) -> float | None:
         return None
     from effnlp.run import run as run_one
 
-    record = run_one(settings, chosen, folder, list(hydra_config.overrides.task))
+    record = run_one(settings, chosen, folder, list(hydra_config.overrides.task), user_folder(hydra_config))
     if record.status == "completed":
         outcomes.append(0)
         return record.values.get("val/accuracy")
