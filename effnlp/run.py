@@ -1,9 +1,11 @@
 """One run, start to end: a straight line of stages, metered from outside."""
 
+import contextlib
 import dataclasses
 import errno
 import json
 import logging
+import math
 import shutil
 import time
 import traceback
@@ -34,6 +36,7 @@ from effnlp.finetuning.loop import (
     fit,
     rounds_of,
     steps_of,
+    term_is_interrupt,
 )
 from effnlp.hardware.settings import Hardware
 from effnlp.legality import Step, check
@@ -42,7 +45,7 @@ from effnlp.model.classifier import count_params
 from effnlp.model.storage import Deployed, stored_bytes
 from effnlp.provenance import describe_run, now
 from effnlp.record import COMPLETED, FAILED, Events, Record, write_atomically
-from effnlp.task.task import Task
+from effnlp.tracking.guarded import Guarded
 from effnlp.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -84,7 +87,8 @@ def run(
     )
     closing: list[Tracker] = []
     try:
-        return _stages(config, chosen, folder, record, config_dir, closing)
+        with term_is_interrupt():
+            return _stages(config, chosen, folder, record, config_dir, closing)
     except (KeyboardInterrupt, InterruptedRunError) as stop:
         message = str(stop) or "stopped by the user"
         return _fail(record, folder, "interrupted", f"{message}; the same command resumes it")
@@ -115,7 +119,9 @@ class _Shared:
     events: Events
     tracker: Tracker
     hardware: Hardware
-    amortised: dict[str, float] = field(default_factory=dict)
+    made: list[str] = field(default_factory=list)
+    reused: dict[str, dict[str, float]] = field(default_factory=dict)
+    is_taken_up: bool = False
 
     def fetch(self, kind: str, key: str, make: Callable[[Path], None]) -> Path:
         """A cached entry of the data stage: paid by this run if it makes it, else amortised."""
@@ -129,37 +135,63 @@ class _Shared:
             return {unit: now - then for unit, (now, then) in amounts.items() if None not in (now, then)}
 
         entry = fetch(kind, key, priced)
-        if entry.cost is not None:
-            for unit, amount in entry.cost.items():
-                name = f"cost/data/amortised/{unit}"
-                self.amortised[name] = self.amortised.get(name, 0.0) + amount
+        if entry.cost is None:
+            self.made.append(f"{kind}/{key}")
+        else:
+            self.reused[f"{kind}/{key}"] = dict(entry.cost)
         self.meter.waiting(entry.waited_seconds)
         self.events.add("cache", entry=kind, made=entry.cost is None, seconds=time.perf_counter() - before)
         return entry.folder
 
     @property
-    def spent_file(self) -> Path:
-        """What an attempt had spent, for the one that takes it up."""
-        return self.folder / "checkpoints" / "spent.json"
+    def checkpoints(self) -> Path:
+        """Where an attempt leaves what the next one goes on from."""
+        return self.folder / "checkpoints"
 
     def remember_spent(self) -> None:
-        """Write down what was spent until now."""
-        self.spent_file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.spent_file, json.dumps(self.meter.state()))
+        """Write down what was spent until now, for the attempt that takes this one up."""
+        attempt = {"of": _key(self.record), "spent": self.meter.state(), "made": self.made}
+        write_atomically(self.checkpoints / "attempt.json", json.dumps(attempt))
 
     def take_up(self) -> None:
-        """Carry what an interrupted attempt had spent."""
-        if self.spent_file.exists():
-            self.meter.load_state(json.loads(self.spent_file.read_text(encoding="utf-8")))
+        """Carry what an interrupted attempt at this very run had spent; clear away what is of another."""
+        try:
+            attempt = json.loads((self.checkpoints / "attempt.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            attempt = {"of": None}
+        if attempt["of"] != _key(self.record):
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+        else:
+            self.meter.load_state(attempt["spent"])
+            self.made += attempt["made"]
+        self.checkpoints.mkdir(exist_ok=True)
+        self.is_taken_up = True
+
+    def end(self, kind: object, *_: object) -> None:
+        """Where the run ends by an exception, an attempt that takes it up must know all that was spent."""
+        if kind is not None and self.is_taken_up:
+            with contextlib.suppress(OSError):
+                self.remember_spent()
 
     def charge(self) -> None:
         """Put what was spent into the record, however the run ended."""
         measured = self.meter.as_values()
         self.record.put(measured.values, measured.absent)
+        self.record.put(self.amortised())
         self.record.notes |= self.meter.conditions()
         uncounted = self.meter.total.uncounted
         if uncounted:
             self.record.notes["flops/uncounted"] = dict(uncounted)
+
+    def amortised(self) -> dict[str, float]:
+        """What others had paid for: entries of the cache that no attempt at this run made."""
+        found: dict[str, float] = {}
+        for entry, cost in self.reused.items():
+            for unit, amount in cost.items() if entry not in self.made else ():
+                for stage in ("data", "total"):
+                    name = f"cost/{stage}/amortised/{unit}"
+                    found[name] = found.get(name, 0.0) + amount
+        return found
 
     def report(self, values: dict[str, float], step: int) -> None:
         """A point of the training curve."""
@@ -188,27 +220,32 @@ def _stages(
         meter=meter,
         quiet=QuietLock(description=str(folder), around_wait=meter.paused),
         events=Events(folder),
-        tracker=instantiate(config["tracking"], _convert_="all"),
+        tracker=Guarded(instantiate(config["tracking"], _convert_="all")),
         hardware=instantiate(config["hardware"], _convert_="all")(),
     )
     if shared.hardware.threads is not None:
         torch.set_num_threads(shared.hardware.threads)
     if config["again"]:
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    shared.take_up()
+        shutil.rmtree(shared.checkpoints, ignore_errors=True)
     with ExitStack() as stack:
         stack.callback(meter.stop)
         stack.callback(shared.charge)
+        stack.push(shared.end)
         stack.enter_context(shared.quiet.working())
         with meter.stage("data", count_flops=True):
             task = load_task(config["task"], shared.fetch)
-            if (earlier := _earlier(folder, record, task, again=bool(config["again"]))) is not None:
-                return earlier
+        record.identity |= {
+            "task": task.name, "task_fingerprint": task.fingerprint, "recipe": dict(task.recipe),
+        }  # fmt: skip
+        if not config["again"] and (earlier := _earlier(folder, record)) is not None:
+            return earlier
+        shared.take_up()
         shared.events.add("started", task=task.name, fingerprint=task.fingerprint)
         shared.tracker.start(record.identity, config, record.choices, folder)
         closing.append(shared.tracker)
         with meter.stage("data", count_flops=True):
             data = prepare_data(task, config["data"]["filter"], config["model"], model_choice, shared.fetch)
+            record.put(data.values())
         with meter.stage("pretraining", count_flops=True):
             torch.manual_seed(int(config["seed"]["init"]))
             model: nn.Module = model_choice.build(data.tokenizer, len(task.labels))
@@ -218,6 +255,7 @@ def _stages(
             record.put({"model/trainable_params": count_params(model, trainable_only=True)})
             trainable = _trainable(model)
             fitted = _finetune(model, prepared, data, config, finetuning, settings, shared)
+            record.put(_fit_values(fitted))
         with meter.stage("compression", count_flops=True):
             record.put({"model/delta_bytes": stored_bytes(model, only=trainable | _trainable(model))})
             model.eval()
@@ -226,7 +264,6 @@ def _stages(
         deployed = Deployed(model, data.tokenizer, task.labels)
         with meter.stage("evaluation"):
             _evaluate(deployed, data, config, shared)
-    record.put(data.values() | _fit_values(fitted) | shared.amortised)
     record.notes["data/filter"] = dict(data.reasons)
     return _complete(deployed, config, shared)
 
@@ -248,23 +285,22 @@ def _trainable(model: nn.Module) -> frozenset[str]:
     return frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
-def _earlier(folder: Path, record: Record, task: Task, again: bool) -> Record | None:
-    """The finished record of this very run, if there is one; a stale one is cleared away."""
-    record.identity |= {
-        "task": task.name, "task_fingerprint": task.fingerprint, "recipe": dict(task.recipe),
-    }  # fmt: skip
+def _key(record: Record) -> list[Any]:
+    """What makes it this very run: an attempt or a record with another key is of another."""
+    names = ("config_hash", "seed_init", "seed_order", "task_fingerprint", "evaluator")
+    return [record.identity.get(name) for name in names]
+
+
+def _earlier(folder: Path, record: Record) -> Record | None:
+    """The finished record of this very run, if there is one."""
     try:
         earlier = Record.load(folder)
     except (FileNotFoundError, ValueError):
         return None
-    keys = ("config_hash", "seed_init", "seed_order", "task_fingerprint", "evaluator")
-    same = all(earlier.identity.get(key) == record.identity.get(key) for key in keys)
-    if same and earlier.status == COMPLETED and not again:
-        log.info("already complete: %s (again=true runs it anew)", folder / "record.json")
-        return earlier
-    if not same:
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return None
+    if earlier.status != COMPLETED or _key(earlier) != _key(record):
+        return None
+    log.info("already complete: %s (again=true runs it anew)", folder / "record.json")
+    return earlier
 
 
 def _finetune(
@@ -296,7 +332,7 @@ def _finetune(
         training,
         callbacks=method.callbacks(methods),
         hardware=shared.hardware,
-        folder=shared.folder / "checkpoints",
+        folder=shared.checkpoints,
         seed=int(seeds["init"]),
         gauge=MeterGauge(shared.meter, shared.quiet),
         at_checkpoint=shared.remember_spent,
@@ -314,6 +350,8 @@ def _evaluate(deployed: Deployed, data: Prepared, config: Mapping[str, Any], sha
         scores = evaluate_quality(
             model, data.examples[split], settings["quality"], settings["batch_size"], gauge
         )
+        if any(not math.isfinite(value) for value in scores.values()):
+            raise DivergedError(scores.get("loss", math.nan), int(record.values["train/steps"]), split)
         record.put({f"{prefix}/{key}": value for key, value in scores.items()})
     found = evaluate_scenarios(
         model, data.examples["validation"].encodings, settings["scenarios"],
@@ -350,11 +388,22 @@ def _complete(deployed: Deployed, config: Mapping[str, Any], shared: _Shared) ->
     return record
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "disk"
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
-        return "oom"
+MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "cannot allocate memory")
+"""How torch and the system say in other exceptions than MemoryError that there is no more."""
+
+
+def _reason(error: BaseException) -> str:
+    """``disk``, ``oom`` or ``error``, by the exception and those that led to it."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.errno in (errno.ENOSPC, errno.EDQUOT):
+            return "disk"
+        out = isinstance(found, OSError) and found.errno == errno.ENOMEM
+        if out or isinstance(found, (MemoryError, torch.OutOfMemoryError)):
+            return "oom"
+        if any(words in str(found).lower() for words in MEMORY):
+            return "oom"
+        found = found.__cause__ or found.__context__
     return "error"
 
 

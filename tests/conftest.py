@@ -160,3 +160,60 @@ def minilm(_minilm_choice: Any) -> Any:
         return {**made, "labels": torch.tensor(labels)} if labels else made
 
     return SimpleNamespace(model=model, batch=batch, build=partial(_minilm_choice.build, tokenizer, 2))
+
+
+@pytest.fixture
+def texts_file(tmp_path: Any) -> Any:
+    """A CSV file of 300 short texts in three classes, each with a word that tells its class."""
+    import csv
+    import random
+
+    draw = random.Random(0)
+    telling = {
+        "good": ["lovely", "superb", "bright"],
+        "bad": ["awful", "dreadful", "dull"],
+        "odd": ["strange", "weird", "peculiar"],
+    }
+    filler = ["the", "a", "film", "plot", "was", "scene", "actor", "very", "with", "music", "story", "again"]
+    path = tmp_path / "texts.csv"
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label"])
+        for index in range(300):
+            label = list(telling)[index % 3]
+            words = [draw.choice(filler) for _ in range(draw.randint(3, 12))]
+            words.insert(draw.randrange(len(words)), draw.choice(telling[label]))
+            rows.writerow([" ".join(words), label])
+    return path
+
+
+@pytest.fixture
+def private_folders(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cache and locks of this test alone."""
+    monkeypatch.setenv("EFFNLP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("EFFNLP_LOCK_DIR", str(tmp_path / "locks"))
+
+
+TINY_RUN = (
+    "task=files", "model=bag_of_ngrams", "evaluation.latency=false", "trainer.epochs=2", "trainer.progress=none",
+)  # fmt: skip
+
+
+@pytest.fixture
+def run_tiny(texts_file: Any, private_folders: None, tmp_path: Any) -> Callable[..., Any]:
+    """Do one run on ``texts_file`` in this process; its record, which knows its ``folder``."""
+    from effnlp.compose import compose, hydra_context
+    from effnlp.run import run
+
+    def go(*overrides: str, folder: Any = None) -> Any:
+        chosen = {override.partition("=")[0] for override in overrides}
+        base = [o for o in TINY_RUN if o.partition("=")[0] not in chosen]
+        typed = [*base, f"task.path={texts_file}", *overrides]
+        with hydra_context():
+            composed = compose(typed)
+        folder = folder or tmp_path / "run"
+        record = run(composed.config, composed.chosen, folder, typed)
+        record.folder = folder
+        return record
+
+    return go

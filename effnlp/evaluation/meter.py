@@ -142,6 +142,20 @@ class _Account:
         self.by_operator, self.uncounted = dict(total.by_operator), dict(total.uncounted)
         self.is_counted = True
 
+    def add(self, other: "_Account") -> None:
+        """What another part of the same stage has spent."""
+        self.seconds += other.seconds
+        self.cpu_seconds += other.cpu_seconds
+        self.joules += other.joules
+        self.waiting_seconds += other.waiting_seconds
+        for name in ("peak_memory_bytes", "peak_gpu_memory_bytes"):
+            known = [peak for peak in (getattr(self, name), getattr(other, name)) if peak is not None]
+            setattr(self, name, max(known, default=None))
+        if other.is_counted:
+            self.add_flops(FlopCount(other.by_operator, other.uncounted))
+        self.energy_reason = self.energy_reason or other.energy_reason
+        self.energy_methods += [m for m in other.energy_methods if m not in self.energy_methods]
+
     def add_peak(self, peak: MemoryPeak) -> None:
         self.peak_memory_bytes = max(self.peak_memory_bytes or 0, peak.process_bytes)
         if peak.gpu_bytes is not None:
@@ -277,13 +291,19 @@ class Meter:
         return {stage: asdict(account) for stage, account in self._accounts.items()}
 
     def load_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take over what an interrupted run had spent, before the first stage of this one."""
-        if self._accounts:
-            raise RuntimeError("load_state() comes before the first stage: what was spent would be lost")
+        """Add what an interrupted run had spent.
+
+        Raises:
+            RuntimeError: If a stage is open.
+            ValueError: If the state names a stage that there is not.
+        """
+        if self._open is not None:
+            raise RuntimeError(f"load_state() inside stage {self._open.stage!r}: load between stages")
         unknown = sorted(set(state) - set(STAGES))
         if unknown:
             raise ValueError(f"unknown stages {', '.join(unknown)}: stages are {', '.join(STAGES)}")
-        self._accounts = {stage: _Account(**account) for stage, account in state.items()}
+        for stage, account in state.items():
+            self._accounts.setdefault(stage, _Account()).add(_Account(**account))
 
     def _account(self) -> _Account:
         if self._open is None:

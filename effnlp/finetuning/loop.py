@@ -8,19 +8,21 @@ ends as the uninterrupted one would.
 import contextlib
 import hashlib
 import itertools
+import json
 import logging
 import math
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -28,6 +30,8 @@ from effnlp.data.encodings import Batch
 from effnlp.data.examples import Examples
 from effnlp.hardware.settings import Hardware
 from effnlp.method import Objective
+from effnlp.model.storage import save_whole
+from effnlp.record import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +44,11 @@ SELECTION = "val/selection"
 class DivergedError(RuntimeError):
     """The loss is not a finite number; the run has failed with reason ``nan``."""
 
-    def __init__(self, loss: float, step: int) -> None:
-        super().__init__(f"the loss is {loss} at step {step}; a lower finetuning.learning_rate may help")
+    def __init__(self, loss: float, step: int, split: str = "") -> None:
+        where = f" on {split}" if split else ""
+        super().__init__(
+            f"the loss{where} is {loss} at step {step}; a lower finetuning.learning_rate may help"
+        )
         self.step = step
 
 
@@ -279,6 +286,14 @@ class Curve(pl.Callback):
             log.info("step %d of %d: validation accuracy %.4f", trainer.global_step, module.steps, accuracy)
 
 
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes beside the old checkpoint and renames; Lightning's own way is whole only within one disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        save_whole(checkpoint, Path(path))
+
+
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Keep Lightning from talking about itself; its warnings that matter here are errors of ours."""
@@ -301,9 +316,13 @@ def quiet_lightning() -> Iterator[None]:
 
 @contextlib.contextmanager
 def term_is_interrupt() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does: with a record that says so, and resumable."""
+    """SIGTERM ends a run as Ctrl-C does: with a record that says so, and resumable.
+
+    The first one does; what follows while the run ends is not heard.
+    """
 
     def interrupt(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     try:
@@ -351,7 +370,8 @@ def fit(
 
     Args:
         callbacks: Those of the methods; they come before ours, so that what they do is metered and saved.
-        folder: Where checkpoints go; if an interrupted attempt left one there, it is taken up.
+        folder: Where checkpoints go; if an interrupted attempt left one there, it is taken up. One that had
+            trained to its end is not trained further, be it that it had stopped early.
         at_checkpoint: Called when a checkpoint is complete.
         report: Receives points of the training curve and their step.
 
@@ -362,6 +382,10 @@ def fit(
     settings = training.settings
     last = folder / "last.ckpt"
     resumed_at = int(torch.load(last, weights_only=False)["global_step"]) if last.exists() else 0
+    ended = folder / "fitted.json"
+    if ended.exists():
+        _load_best(training.model, folder)
+        return Fitted(**{**json.loads(ended.read_text(encoding="utf-8")), "resumed_at": resumed_at})
     best = ModelCheckpoint(
         folder, filename="best", monitor=SELECTION, mode="max", save_weights_only=True,
         enable_version_counter=False,
@@ -374,7 +398,7 @@ def fit(
     extra: list[pl.Callback] = [RichProgressBar(leave=False)] if bar else []
     if settings.patience is not None:
         extra.append(EarlyStopping(SELECTION, patience=settings.patience, mode="max", check_finite=False))
-    with quiet_lightning(), term_is_interrupt():
+    with quiet_lightning():
         trainer = pl.Trainer(
             accelerator="gpu" if hardware.torch_device() == "cuda" else "cpu",
             devices=1,
@@ -389,6 +413,7 @@ def fit(
             use_distributed_sampler=False,
             deterministic=settings.deterministic,
             default_root_dir=folder,
+            plugins=[WholeCheckpoints()],
             callbacks=[
                 *callbacks, Seeded(seed), Gauged(gauge), AtCheckpoint(at_checkpoint),
                 Curve(report, say=not bar and settings.progress != "none"), *extra, best, newest,
@@ -398,13 +423,21 @@ def fit(
             trainer.fit(training, ckpt_path=last if last.exists() else None, weights_only=False)
         except SystemExit as stop:  # Lightning's answer to a KeyboardInterrupt
             raise InterruptedRunError(f"stopped by the user at step {trainer.global_step}") from stop
-    chosen = torch.load(best.best_model_path, weights_only=False)
-    weights = {name.removeprefix("model."): value for name, value in chosen["state_dict"].items()}
-    training.model.load_state_dict(weights)
-    return Fitted(
+    fitted = Fitted(
         steps=trainer.global_step,
         best_accuracy=float(best.best_model_score) if best.best_model_score is not None else float("nan"),
-        best_step=int(chosen["global_step"]),
+        best_step=_load_best(training.model, folder),
         stopped_early=trainer.global_step < training.steps,
         resumed_at=resumed_at,
     )
+    write_atomically(ended, json.dumps(asdict(fitted)))
+    return fitted
+
+
+def _load_best(model: nn.Module, folder: Path) -> int:
+    """Give the model the weights of the best checkpoint; the step at which it was validated."""
+    chosen = torch.load(folder / "best.ckpt", weights_only=False)
+    model.load_state_dict(
+        {name.removeprefix("model."): value for name, value in chosen["state_dict"].items()}
+    )
+    return int(chosen["global_step"])

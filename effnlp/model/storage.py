@@ -1,5 +1,7 @@
 """How many bytes a model takes where it is stored, and how the deployed form is written and read."""
 
+import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,28 @@ import torch
 from torch import nn
 
 from effnlp.compression.pruning import storage as sparse
+
+
+def save_whole(thing: Any, path: Path) -> None:
+    """``torch.save`` beside ``path``, then rename into place: a kill or a full disk leaves the old file whole.
+
+    Raises:
+        OSError: If it cannot be written. By itself torch says of a full disk ``unexpected pos 576 vs 534``.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            torch.save(thing, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 @dataclass
@@ -26,10 +50,8 @@ class Deployed:
     labels: Sequence[str]
 
     def save(self, path: Path) -> None:
-        """Write one file, whole."""
-        beside = path.with_suffix(".part")
-        torch.save(self, beside)
-        beside.replace(path)
+        """Write one file, whole; see :func:`save_whole`."""
+        save_whole(self, path)
 
     @classmethod
     def load(cls, path: Path) -> "Deployed":
