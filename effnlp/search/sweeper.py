@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import psutil
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
@@ -222,6 +223,8 @@ def _summarise(folder: Path, spec: Sweep, study: Any, seconds: float) -> None:
         "frontier": frontier_slots(study, spec.objectives),
     }
     content["wall_seconds"] = seconds
+    content["process_started"] = psutil.Process().create_time()  # both in seconds since 1970
+    content["trials_ended"] = time.time()
     write_atomically(folder / "sweep.json", json.dumps(content, indent=1))
     files = write_report([folder])
     show(files.summary, Console())

@@ -3,7 +3,7 @@
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from effnlp.compose import Composed, ConfigError, compose, hydra_context
 from effnlp.identity import config_hash
 from effnlp.legality import IllegalCombinationError, check
 from effnlp.menu import conf_dir
-from effnlp.record import COMPLETED, FAILED, Record
+from effnlp.record import COMPLETED, FAILED, Events, Record
 from effnlp.search.children import alive, call_in_child, context, limit_threads
 from effnlp.search.state import (
     FIRST,
@@ -43,7 +43,7 @@ def work(search: Mapping[str, Any], folder: Path) -> None:
     """What a worker job does, by the phase of the sweep."""
     sweep = Sweep.load(folder)
     limit_threads(sweep.threads)
-    worker = _Worker(folder, sweep, int(search["worker"]), context())
+    worker = _Worker(folder, sweep, int(search["worker"]), str(search["phase"]), context())
     if search["phase"] == "trials":
         worker.trials()
     elif search["phase"] == "replicates":
@@ -66,6 +66,7 @@ class _Worker:
     folder: Path
     sweep: Sweep
     index: int
+    phase: str
     processes: Any
 
     @property
@@ -158,7 +159,7 @@ class _Worker:
         from effnlp.search.trial import run_trial
 
         start = time.monotonic()
-        code = call_in_child(self.processes, run_trial, (overrides, folder, self.config_dir), self.go_on)
+        code = self._in_child(run_trial, (overrides, folder, self.config_dir), folder)
         if code is None:
             raise KeyboardInterrupt
         record = _record_in(folder)
@@ -169,6 +170,15 @@ class _Worker:
             folder.mkdir(parents=True, exist_ok=True)
             record.save(folder)
         return record
+
+    def _in_child(self, function: Callable[..., None], arguments: Sequence[Any], folder: Path) -> int | None:
+        """Call a function in a child; its exit code. How long the child was there goes to the events."""
+        start = time.monotonic()
+        code = call_in_child(self.processes, function, arguments, self.go_on)
+        if folder.is_dir():
+            seconds = time.monotonic() - start
+            Events(folder).add("process", phase=self.phase, worker=self.index, seconds=seconds)
+        return code
 
     def _tell(self, study: optuna.Study, slot: _Slot, record: Record) -> None:
         number, storage_id = slot.number, slot.trial._trial_id
@@ -237,9 +247,7 @@ class _Worker:
                 folder = trial_folder(self.folder, number, replicate)
                 if not (folder / "deployed.pt").exists():
                     continue
-                code = call_in_child(
-                    self.processes, measure_final, (folder, self.sweep.test, replicate == 0), self.go_on
-                )
+                code = self._in_child(measure_final, (folder, self.sweep.test, replicate == 0), folder)
                 if code != 0:
                     log.warning(
                         "trial %03d could not be measured again: see %s", number, folder / "output.log"
