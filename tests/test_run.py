@@ -70,6 +70,22 @@ def interrupt_after(monkeypatch, steps, how):
     monkeypatch.setattr(loop.Training, "training_step", step)
 
 
+def losses_of(monkeypatch):
+    """Step and loss of every training batch from now on."""
+    from effnlp.finetuning import loop
+
+    losses = []
+    original = loop.Training.training_step
+
+    def step(self, batch, index):
+        loss = original(self, batch, index)
+        losses.append((self.global_step, float(loss.detach())))
+        return loss
+
+    monkeypatch.setattr(loop.Training, "training_step", step)
+    return losses
+
+
 def raise_interrupt():
     raise KeyboardInterrupt
 
@@ -272,16 +288,20 @@ def test_two_processes_never_do_one_run_at_once(run_tiny, tmp_path):
 @pytest.mark.parametrize("name", MODELS)
 def test_an_interrupted_run_ends_as_the_uninterrupted_one_would(name, run_tiny, tmp_path, monkeypatch):
     overrides = [*MODELS[name], "trainer.epochs=4", "trainer.batch_size=32"]
+    losses = losses_of(monkeypatch)
     whole = run_tiny(*overrides, folder=tmp_path / "whole")
     steps = int(whole.values["train/steps"])
+    uninterrupted = list(losses)
     with monkeypatch.context() as patched:
         interrupt_after(patched, steps - 3, raise_interrupt)
         stopped = run_tiny(*overrides, folder=tmp_path / "run")
     assert (stopped.status, stopped.reason) == (FAILED, "interrupted")
     assert "same command resumes" in stopped.message
     assert Record.load(tmp_path / "run").reason == "interrupted"
+    losses.clear()
     resumed = run_tiny(*overrides, folder=tmp_path / "run")
     assert resumed.values["train/resumed_at"] == steps * 3 // 4
+    assert losses == uninterrupted[steps * 3 // 4 :]
     assert results(resumed) == results(whole)
     assert same_weights(weights(tmp_path / "run"), weights(tmp_path / "whole"))
     spent = stopped.values["cost/finetuning/own/seconds"]

@@ -1,7 +1,7 @@
 """The training loop: Lightning trains, our callbacks say when to look, to save and to let others measure.
 
 A training is divided into *rounds*. Each ends with a validation and a checkpoint from which an interrupted
-run goes on; all randomness of a round follows from the seed and the round's number, so that the resumed run
+run goes on; all randomness of a step follows from the seed and the step's number, so that the resumed run
 ends as the uninterrupted one would.
 """
 
@@ -247,13 +247,17 @@ class Gauged(pl.Callback):
 
 
 class Seeded(pl.Callback):
-    """Seeds every round anew from the run's seed, so that a resumed round is the round it would have been."""
+    """Seeds every step anew from the run's seed and the steps done, so that a resumed step is what it would have been.
+
+    Once a round would not do: where a round is resumed, Lightning makes its data loader, which draws a number, at
+    another moment.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        torch.manual_seed((self.seed * 1_000_003 + trainer.current_epoch * 7_919 + 1) % 2**63)
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        torch.manual_seed((self.seed * 1_000_003 + trainer.global_step * 7_919 + 1) % 2**63)
 
 
 class AtCheckpoint(pl.Callback):
@@ -369,7 +373,7 @@ def fit(
     """Train ``training.model`` in place, up to its best settled validation.
 
     Args:
-        callbacks: Those of the methods; they come before ours, so that what they do is metered and saved.
+        callbacks: Those of the methods; they come before those of ours that meter and save.
         folder: Where checkpoints go; if an interrupted attempt left one there, it is taken up. One that had
             trained to its end is not trained further, be it that it had stopped early.
         at_checkpoint: Called when a checkpoint is complete.
@@ -415,7 +419,7 @@ def fit(
             default_root_dir=folder,
             plugins=[WholeCheckpoints()],
             callbacks=[
-                *callbacks, Seeded(seed), Gauged(gauge), AtCheckpoint(at_checkpoint),
+                Seeded(seed), *callbacks, Gauged(gauge), AtCheckpoint(at_checkpoint),
                 Curve(report, say=not bar and settings.progress != "none"), *extra, best, newest,
             ],
         )  # fmt: skip
