@@ -44,15 +44,30 @@ def plan_lines(chosen: dict[str, str], steps: list[Step]) -> Iterator[str]:
     """The stages of a run and who acts in each."""
 
     def acting(moment: str) -> str:
-        names = [label(step.choice) for step in steps if step.moment == moment and step.choice.name != "none"]
+        names = [label(step.choice) for step in steps if step.moment == moment and acts(step)]
         return " -> ".join(dict.fromkeys(names)) or "nothing"
 
     filters = chosen.get("data/filter", "none").replace("+", " -> ")
     yield f"data         task={chosen['task']}, data/filter: {filters}, data/order={chosen['data/order']}"
     yield f"pretraining  {acting('build')}"
     how = f"finetuning={chosen['finetuning']} on hardware={chosen['hardware']}"
-    yield f"finetuning   {how}; prepare: {acting('prepare')}"
+    yield f"finetuning   {how}; prepare: {acting('prepare')}; during: {acting('during')}"
     yield f"compression  finish: {acting('finish')}"
     scenarios = chosen.get("evaluation/scenarios", "").replace("+", ", ")
     yield f"evaluation   {chosen.get('evaluation/quality', '')}; {scenarios}"
     yield f"record       tracking={chosen['tracking']}"
+
+
+def acts(step: Step) -> bool:
+    """Whether the choice of a step does something at its moment (a bare function only finishes)."""
+    if step.choice.name == "none" or step.choice.target is None:
+        return False
+    if step.moment == "build":
+        return True
+    from hydra.utils import get_object
+
+    method = get_object(step.choice.target)
+    hooks = {"prepare": ("prepare",), "during": ("callbacks", "objective"), "finish": ("finish",)}
+    if any(hasattr(method, hook) for moment in hooks.values() for hook in moment):
+        return any(hasattr(method, hook) for hook in hooks[step.moment])
+    return step.moment == "finish"

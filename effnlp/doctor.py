@@ -5,10 +5,13 @@ import importlib.util
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 EXTRAS = {
@@ -17,6 +20,9 @@ EXTRAS = {
     "hydra_plugins.hydra_submitit_launcher": "hydra/launcher=submitit_slurm: pip install hydra-submitit-launcher",
     "hydra_plugins.hydra_ray_launcher": "hydra/launcher=ray: pip install hydra-ray-launcher",
 }
+
+NETWORK_SECONDS = 3
+"""How long the hub has to answer."""
 
 Finding = tuple[str, str, str]
 """What was looked at, ``ok``, ``no`` or ``-``, and what was found."""
@@ -37,7 +43,7 @@ def main(arguments: list[str]) -> int:
     for probe in (versions, devices, power, storage, data, packages, network):
         for what, state, found in _safely(probe):
             colour = {"ok": "green", "no": "yellow"}.get(state, "dim")
-            table.add_row(what, f"[{colour}]{state}[/]", found)
+            table.add_row(escape(what), f"[{colour}]{state}[/]", escape(found))
     Console().print(table)
     return 0
 
@@ -141,9 +147,32 @@ def packages() -> Iterator[Finding]:
 
 
 def network() -> Iterator[Finding]:
-    """Whether the hub answers."""
+    """Whether the hub answers; waits at most :data:`NETWORK_SECONDS`."""
+    address = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    host = address.hostname or "huggingface.co"
+    port = address.port or (80 if address.scheme == "http" else 443)
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        yield "network", "-", "HF_HUB_OFFLINE is set: only what is already in the hub's cache is used"
+        return
+    answers: list[str | None] = []
+    # In a thread of its own: looking up a name without a network has no timeout.
+    asking = threading.Thread(target=lambda: answers.append(_refusal(host, port)), daemon=True)
+    asking.start()
+    asking.join(NETWORK_SECONDS)
+    refusal = answers[0] if answers else f"no answer in {NETWORK_SECONDS} s"
+    if refusal is None:
+        yield "network", "ok", f"the Hugging Face hub answers ({host})"
+    else:
+        yield (
+            "network",
+            "-",
+            f"the hub does not answer ({host}: {refusal}); the embedded task and local folders work",
+        )
+
+
+def _refusal(host: str, port: int) -> str | None:
     try:
-        with socket.create_connection(("huggingface.co", 443), timeout=2):
-            yield "network", "ok", "the Hugging Face hub answers"
+        with socket.create_connection((host, port), timeout=NETWORK_SECONDS):
+            return None
     except OSError as error:
-        yield "network", "-", f"the hub does not answer ({error}); the embedded task and local folders work"
+        return str(error)
