@@ -33,3 +33,23 @@ def prune_by_magnitude(model: nn.Module, sparsity: float, scope: str = "layer") 
             linear.weight.masked_fill_(~masks[name], 0.0)
     note(model, "compression/pruning", sparsity_of([linear.weight for linear in linears.values()]))
     return model
+
+
+class Magnitude:
+    """The choice ``compression/pruning=magnitude``: its values are checked before the model is trained.
+
+    Args:
+        sparsity: See :func:`prune_by_magnitude`.
+        scope: See :func:`prune_by_magnitude`.
+
+    Raises:
+        ValueError: If a value is outside its range.
+    """
+
+    def __init__(self, sparsity: float, scope: str = "layer") -> None:
+        keep_masks({"": torch.zeros(1)}, sparsity, scope)
+        self.sparsity, self.scope = sparsity, scope
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Prune the trained model."""
+        return prune_by_magnitude(model, self.sparsity, self.scope)

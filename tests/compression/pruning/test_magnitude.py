@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from effnlp.compression.pruning.magnitude import prune_by_magnitude
+from effnlp.compression.pruning.magnitude import Magnitude, prune_by_magnitude
 
 
 def weights_of(model):
@@ -65,3 +65,15 @@ def test_a_model_without_a_linear_layer_is_refused(make_classifier):
     model.encoder = nn.Embedding(5, 4)
     with pytest.raises(ValueError, match="Embedding has no Linear layer"):
         prune_by_magnitude(model, 0.5)
+
+
+@pytest.mark.parametrize(("sparsity", "scope", "said"), [(1.0, "layer", "sparsity"), (0.5, "row", "scope")])
+def test_the_choice_refuses_bad_values_before_there_is_a_model(sparsity, scope, said):
+    with pytest.raises(ValueError, match=said):
+        Magnitude(sparsity, scope)
+
+
+def test_the_choice_finishes_as_the_function_does(make_classifier):
+    by_choice = Magnitude(0.5).finish(make_classifier()).state_dict()
+    by_function = prune_by_magnitude(make_classifier(), 0.5).state_dict()
+    assert all(torch.equal(by_choice[name], by_function[name]) for name in by_function)
