@@ -6,7 +6,7 @@ Source: Han et al. (2015), https://arxiv.org/abs/1506.02626
 import torch
 from torch import nn
 
-from effnlp.compression.pruning.mask import keep_masks, sparsity_of
+from effnlp.compression.pruning.mask import check_scope, check_sparsity, keep_masks, sparsity_of
 from effnlp.method import note
 from effnlp.model.surgery import encoder_layers
 
@@ -47,8 +47,7 @@ class Magnitude:
     """
 
     def __init__(self, sparsity: float, scope: str = "layer") -> None:
-        keep_masks({"": torch.zeros(1)}, sparsity, scope)
-        self.sparsity, self.scope = sparsity, scope
+        self.sparsity, self.scope = check_sparsity(sparsity), check_scope(scope)
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Prune the trained model."""
