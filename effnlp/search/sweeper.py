@@ -7,7 +7,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def specify(config: DictConfig, overrides: Sequence[str], config_dir: Path | Non
             raise ConfigError(f"search.{key} must be a whole number of at least {least}, got {search[key]!r}")
     of_trials, _ = own_keys(overrides)
     space, fixed = parse(search["space"]["dimensions"], of_trials)
-    first = [dict(o.split("=", 1) for o in point) for point in search["first"]]
+    first = first_points(search, space)
     workers = min(search["workers"], search["trials"])
     sweep = Sweep(
         name=str(search["name"]),
@@ -83,9 +83,37 @@ def specify(config: DictConfig, overrides: Sequence[str], config_dir: Path | Non
         session=uuid.uuid4().hex,
         parent=(os.getpid(), socket.gethostname()),
     )
-    for point in first:
-        space.parameters(point)
     return sweep
+
+
+def first_points(search: Mapping[str, Any], space: Space) -> list[dict[str, str]]:
+    """The points to try first: those of ``search.first`` or else those that the space itself brings.
+
+    A point of the space that is about a dimension which the command line fixed is left out.
+
+    Raises:
+        ConfigError: If a point of ``search.first`` is not in the space.
+    """
+    given = [_as_typed(point) for point in search["first"]]
+    for point in given:
+        space.parameters(point)
+    if given:
+        return given
+    found = []
+    for point in map(_as_typed, search["space"].get("first", [])):
+        try:
+            space.parameters(point)
+        except ConfigError as error:
+            log.info("left out: %s", error)
+        else:
+            found.append(point)
+    return found
+
+
+def _as_typed(point: Any) -> dict[str, str]:
+    if not isinstance(point, Mapping):
+        raise ConfigError(f"search.first: a point is a mapping such as {{model: backbone}}, got {point!r}")
+    return {str(key): str(value) for key, value in point.items()}
 
 
 def check_space(space: Space, fixed: Sequence[str], config_dir: Path | None) -> tuple[int, Counter[str]]:
@@ -153,13 +181,13 @@ def sweep(config: DictConfig, overrides: Sequence[str], config_dir: Path | None,
         _announce(spec, folder, legal, refusals)
         spec.save(folder)
         study = open_study(folder, spec)
-        if not study.get_trials(deepcopy=False):
-            for point in spec.first:
-                study.enqueue_trial(spec.space.parameters(point), user_attrs={FIRST: True})
+        for point in spec.first:
+            study.enqueue_trial(spec.space.parameters(point), user_attrs={FIRST: True}, skip_if_exists=True)
         _launch_phase(launch, overrides, "trials", spec.workers)
         frontier = frontier_slots(study, spec.objectives)
         if not frontier:
             _say_failures(study)
+            sys.stderr.write(f"no trial completed; each left its record and its log in {folder / 'trials'}\n")
             return 1
         if spec.seeds > 1:
             _launch_phase(launch, overrides, "replicates", spec.workers)
@@ -196,12 +224,17 @@ def _announce(spec: Sweep, folder: Path, legal: int, refusals: Counter[str]) -> 
 
 def _say_failures(study: Any) -> None:
     """A table of reasons, on standard error, if a trial failed."""
-    failed = {n: t for n, t in slots(study).items() if t.state == TrialState.FAIL}
+    failed = {n: t for n, t in sorted(slots(study).items()) if t.state == TrialState.FAIL}
     if not failed:
         return
-    reasons = Counter(str(t.user_attrs.get(REASON, "unknown")) for t in failed.values())
-    lines = [f"{len(failed)} trial(s) failed:"]
-    lines += [f"  {count} x {reason}" for reason, count in reasons.most_common()]
+    by_kind: dict[str, list[tuple[int, str]]] = {}
+    for number, trial in failed.items():
+        kind, _, message = str(trial.user_attrs.get(REASON, "unknown")).partition(": ")
+        by_kind.setdefault(kind, []).append((number, message.strip().partition("\n")[0]))
+    lines = [f"{len(failed)} of {len(slots(study))} trials failed:"]
+    for kind, cases in sorted(by_kind.items(), key=lambda entry: -len(entry[1])):
+        number, message = cases[0]
+        lines.append(f"  {len(cases):3d} x {kind:11}  trial {number:03d}: {message}")
     sys.stderr.write("\n".join(lines) + "\n")
 
 
