@@ -47,8 +47,36 @@ def startup_table(result: Mapping[str, Any]) -> Table:
     return Table(["command", "seconds", "times `import hydra`"], rows)
 
 
+def training_step_table(result: Mapping[str, Any]) -> Table:
+    """Milliseconds of each candidate, then the ratios, for each model."""
+    rows = []
+    for model, found in result["models"].items():
+        for which, value in found["seconds"].items():
+            fastest = f"{found['fastest_seconds'][which] * 1e3:.1f} ms"
+            rows.append([model, which, f"{spread(value, 1, scale=1e3)} ms", fastest, ""])
+        for ratio in found["ratios"]:
+            target = "" if ratio["target"] is None else f"≤ {ratio['target']:.2f}"
+            name = f"{ratio['of']} / {ratio['to']}"
+            rows.append([model, name, spread(ratio["ratio"], 3), f"{ratio['fastest']:.3f}", target])
+    return Table(["model", "loop", "a step", "fastest turn", "target"], rows)
+
+
+def wall_time_table(result: Mapping[str, Any]) -> Table:
+    """What worker-seconds were spent on, most first, and what is neither training nor evaluation."""
+    seconds = result["worker_seconds"]
+    whole = sum(seconds.values())
+    parts = sorted(seconds.items(), key=lambda part: -part[1])
+    rows = [[name, f"{value:.1f}", f"{value / whole:.1%}"] for name, value in parts]
+    overhead = result["share_of_overhead"]
+    rows.append(["all", f"{whole:.1f}", "100.0%"])
+    rows.append(["neither training nor evaluation", f"{overhead * whole:.1f}", f"{overhead:.1%}"])
+    return Table(["spent on", "worker-seconds", "share"], rows)
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
     "startup": startup_table,
+    "training_step": training_step_table,
+    "wall_time": wall_time_table,
 }
 """Name of a benchmark to the function that makes its table."""
 
@@ -60,11 +88,12 @@ def conditions(result: Mapping[str, Any]) -> str:
     return f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; {packages}."
 
 
-def publish(name: str, content: Mapping[str, Any], packages: Sequence[str] = ()) -> None:
-    """Write results/NAME.json with the machine and versions, and show the table.
+def publish(name: str, content: Mapping[str, Any], packages: Sequence[str] = (), write: bool = True) -> None:
+    """Show the table, and write results/NAME.json with the machine and versions.
 
     Args:
         packages: Whose versions can change the figures, besides effnlp and Python.
+        write: False for a part of a benchmark, which must not take the place of the whole.
     """
     import platform
 
@@ -80,10 +109,11 @@ def publish(name: str, content: Mapping[str, Any], packages: Sequence[str] = ())
         "measured": now(),
         **content,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     show(TABLES[name](made), conditions(made), Console())
+    if write:
+        RESULTS.mkdir(exist_ok=True)
+        text = json.dumps(made, indent=1, ensure_ascii=False)
+        (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 def show(table: Table, caption: str, console: Any) -> None:
@@ -110,11 +140,10 @@ def filled(text: str, results: Path) -> str:
             continue
         result = json.loads(path.read_text(encoding="utf-8"))
         made = f"<!-- {name} -->\n{table(result).markdown()}\n\n{conditions(result)}\n<!-- /{name} -->"
-        text, count = re.subn(
-            rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, made=made: made, text, flags=re.DOTALL
-        )
-        if count != 1:
-            raise ValueError(f"README.md needs the markers of {name} once, it has them {count} times")
+        parts = re.split(rf"<!-- {name} -->.*?<!-- /{name} -->", text, flags=re.DOTALL)
+        if len(parts) != 2:
+            raise ValueError(f"README.md needs the markers of {name} once, has them {len(parts) - 1} times")
+        text = made.join(parts)
     return text
 
 
