@@ -10,7 +10,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-PRELOAD = ["effnlp.search.trial", "joblib.externals.loky"]
+PRELOAD = ["effnlp.run", "effnlp.search.trial", "effnlp.search.final", "joblib.externals.loky"]
 """Modules that the server of children imports once; a child then starts in some 50 ms."""
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")

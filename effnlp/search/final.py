@@ -3,18 +3,13 @@
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hydra.utils import instantiate
-
-from effnlp.cache import fetch
-from effnlp.data.prepare import load_task, prepare_data
-from effnlp.evaluation.evaluate import evaluate_quality, evaluate_scenarios
-from effnlp.evaluation.meter import Meter
-from effnlp.evaluation.quiet import QuietLock
-from effnlp.evaluation.steps import MeterGauge
-from effnlp.model.storage import Deployed
 from effnlp.record import Record
 from effnlp.search.children import end_with_parent
+
+if TYPE_CHECKING:
+    from effnlp.evaluation.meter import Meter
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +32,16 @@ def measure_final(folder: Path, test: bool, latency: bool) -> None:
 
 
 def _measure(record: Record, folder: Path, test: bool, latency: bool) -> None:
+    # Not above: a worker only names the function of its child, and need not load torch.
+    from hydra.utils import instantiate
+
+    from effnlp.cache import fetch
+    from effnlp.data.prepare import load_task, prepare_data
+    from effnlp.evaluation.evaluate import evaluate_quality, evaluate_scenarios
+    from effnlp.evaluation.quiet import QuietLock
+    from effnlp.evaluation.steps import MeterGauge
+    from effnlp.model.storage import Deployed
+
     config = record.config
     deployed = Deployed.load(folder / "deployed.pt")
     meter: Meter = instantiate(config["meter"], _convert_="all")
@@ -75,7 +80,7 @@ def _measure(record: Record, folder: Path, test: bool, latency: bool) -> None:
     _add_cost(record, meter)
 
 
-def _add_cost(record: Record, meter: Meter) -> None:
+def _add_cost(record: Record, meter: "Meter") -> None:
     """What this look cost belongs to the evaluation of the trial, and to its total."""
     for key, value in meter.as_values().values.items():
         if not key.startswith(("cost/evaluation/", "cost/total/")):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from effnlp.compose import Composed, compose, hydra_context
-from effnlp.run import run
 from effnlp.search.children import end_with_parent
 
 
@@ -18,6 +17,8 @@ def compose_trial(overrides: Sequence[str], config_dir: Path | None) -> Composed
 
 def run_trial(overrides: Sequence[str], folder: Path, config_dir: Path | None) -> None:
     """What a child process does. What it says goes to ``output.log`` of its folder."""
+    from effnlp.run import run  # not above: a worker only names this function, and need not load torch
+
     end_with_parent()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "output.log").open("a", encoding="utf-8", buffering=1) as file:
