@@ -284,8 +284,7 @@ def bind_all(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: Naming the key, the target and near matches, or the value and what it must be.
     """
-    from hydra.errors import HydraException
-    from hydra.utils import get_object
+    from hydra._internal.utils import _locate as locate  # hydra.utils.get_object also logs what it raises
 
     for path, default in _leaves(
         {k: v for k, v in read_yaml(conf_dir() / "run.yaml").items() if k != "hydra"}
@@ -296,9 +295,10 @@ def bind_all(config: Mapping[str, Any]) -> None:
     plain = [(path, target, dict(config[path])) for path, target in PLAIN_SETTINGS.items()]
     for path, target, keys in [*targets(config), *plain]:
         try:
-            made = get_object(target)
-        except (HydraException, ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(f"{path}._target_={target} cannot be loaded: {error}") from error
+            made = locate(target)
+        except (ImportError, AttributeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{path}._target_={target} cannot be loaded: {reason}") from error
         bind(made, keys, path, target)
 
 

@@ -1,0 +1,106 @@
+"""The doctor looks at everything, quickly, and never fails itself."""
+
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from effnlp import doctor
+
+
+@pytest.mark.slow
+def test_it_names_all_it_looked_at_and_exits_with_0(tmp_path):
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "effnlp.cli", "doctor"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    for what in (
+        "Python", "torch", "processor", "memory", "GPU", "power", "carbon", "configs", "cache", "locks",
+        "data root", "joblib", "submitit", "ray", "network", "effnlp[minilm]",
+    ):  # fmt: skip
+        assert what in done.stdout, what
+    assert time.monotonic() - start < 30  # 3 s alone
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_probe_is_a_row_and_not_the_end():
+    def broken():
+        yield "before", "ok", "found"
+        raise RuntimeError("the sensor burnt")
+
+    rows = list(doctor._safely(broken))
+    assert rows == [("before", "ok", "found"), ("broken", "no", "RuntimeError: the sensor burnt")]
+
+
+@pytest.mark.parametrize(
+    "reason", [socket.gaierror(-2, "Name or service not known"), TimeoutError("timed out")]
+)
+def test_no_network_is_a_finding(reason, monkeypatch):
+    def refuse(*_, **__):
+        raise reason
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    [(what, state, found)] = doctor.network()
+    assert (what, state) == ("network", "-")
+    assert reason.args[-1] in found
+    assert "work" in found
+
+
+def test_a_name_server_that_is_silent_does_not_hold_it_up(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(doctor, "NETWORK_SECONDS", 0.2)
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(5))
+    start = time.monotonic()
+    [(_, state, found)] = doctor.network()
+    assert time.monotonic() - start < 2
+    assert state == "-"
+    assert "no answer" in found
+
+
+def test_a_mirror_of_the_hub_is_asked_where_it_is(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert [state for _, state, _ in doctor.network()] == ["ok"]
+
+
+def test_an_offline_setting_is_respected(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("asked the network"))
+    [(_, state, found)] = doctor.network()
+    assert state == "-"
+    assert "HF_HUB_OFFLINE" in found
+
+
+def test_the_data_root_lists_its_sets_or_says_that_there_are_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("EFFNLP_DATA", str(tmp_path))
+    [(_, state, found)] = doctor.data()
+    assert state == "no"
+    assert "holds no data set" in found
+    for name in ("trec", "sst2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dataset.json").write_text("{}")
+    [(_, state, found)] = doctor.data()
+    assert state == "ok"
+    assert found == f"{tmp_path}: sst2, trec"
+    monkeypatch.delenv("EFFNLP_DATA")
+    [(_, state, found)] = doctor.data()
+    assert state == "-"
+    assert "EFFNLP_DATA is not set" in found
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("EFFNLP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: str(tmp_path) not in str(path))
+    rows = {what: (state, found) for what, state, found in doctor.storage()}
+    assert rows["cache"][0] == "no"
+    assert "not writable" in rows["cache"][1]
+    assert "EFFNLP_CACHE" in rows["cache"][1]
