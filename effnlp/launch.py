@@ -85,7 +85,11 @@ def _application(name: str, arguments: list[str], help_text: str) -> int:
             return 2
     outcomes.clear()
     sys.argv = [f"effnlp {name}", *arguments]
-    hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name=name)(job)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name=name)(job)()
+    except KeyboardInterrupt:
+        sys.stderr.write(f"effnlp {name}: stopped; the same command resumes\n")
+        return 130
     return max(outcomes, default=0)
 
 
@@ -202,9 +206,17 @@ def job(config: Any) -> float | None:
 
         work(settings["search"], Path(str(hydra_config.sweep.dir)))
         return None
+    from effnlp.run import RunInUseError
     from effnlp.run import run as run_one
 
-    record = run_one(settings, chosen, folder, list(hydra_config.overrides.task), user_folder(hydra_config))
+    try:
+        record = run_one(
+            settings, chosen, folder, list(hydra_config.overrides.task), user_folder(hydra_config)
+        )
+    except RunInUseError as error:
+        log.error("effnlp run: %s", error)
+        outcomes.append(1)
+        return None
     if record.status == "completed":
         outcomes.append(0)
         return record.values.get("val/accuracy")

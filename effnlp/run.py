@@ -36,7 +36,6 @@ from effnlp.finetuning.loop import (
     fit,
     rounds_of,
     steps_of,
-    term_is_interrupt,
 )
 from effnlp.hardware.settings import Hardware
 from effnlp.legality import Step, check
@@ -45,10 +44,15 @@ from effnlp.model.classifier import count_params
 from effnlp.model.storage import Deployed, stored_bytes
 from effnlp.provenance import describe_run, now
 from effnlp.record import COMPLETED, FAILED, Events, Record, write_atomically
+from effnlp.signals import term_is_interrupt
 from effnlp.tracking.guarded import Guarded
 from effnlp.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
+
+
+class RunInUseError(RuntimeError):
+    """Another process does this very run."""
 
 
 def run(
@@ -74,14 +78,14 @@ def run(
         The record; if the run failed, its ``status`` is ``failed`` and ``reason`` says why.
 
     Raises:
-        RuntimeError: If another process is doing this very run.
+        RunInUseError: If another process is doing this very run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise RuntimeError(f"{folder} is in use: another process is doing this very run") from None
+        raise RunInUseError(f"{folder} is in use: another process is doing this very run") from None
     record = Record(
         status=FAILED, identity=describe_run(config, overrides), choices=dict(chosen), config=dict(config)
     )

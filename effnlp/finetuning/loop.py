@@ -11,7 +11,6 @@ import itertools
 import json
 import logging
 import math
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -316,28 +315,6 @@ def quiet_lightning() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def term_is_interrupt() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does: with a record that says so, and resumable.
-
-    The first one does; what follows while the run ends is not heard.
-    """
-
-    def interrupt(*_: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread: whoever started the thread handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True)

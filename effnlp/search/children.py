@@ -49,7 +49,10 @@ def alive(pid: int) -> bool:
     """Whether a process of this machine runs."""
     import psutil
 
-    return bool(psutil.pid_exists(pid)) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def call_in_child(

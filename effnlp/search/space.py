@@ -9,6 +9,8 @@ A space is written in Hydra's own grammar of sweeps, in a file or on the command
         model.size: tiny,small
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
 from effnlp.compose import ConfigError
+from effnlp.menu import suggest
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class Dimension:
         """Its name in the study: unlike any other's, since a parameter must not change its values."""
         return f"{self.condition[0]}={self.condition[1]}/{self.key}" if self.condition else self.key
 
+    def is_there(self, values: Mapping[str, str]) -> bool:
+        """Whether the choices made bring this dimension."""
+        return self.condition is None or values.get(self.condition[0]) == self.condition[1]
+
 
 @dataclass(frozen=True)
 class Space:
@@ -57,9 +64,8 @@ class Space:
         """Ask an Optuna trial for a value of each dimension that is there: key to the value as typed."""
         values: dict[str, str] = {}
         for dimension in self.dimensions:
-            if dimension.condition and values.get(dimension.condition[0]) != dimension.condition[1]:
-                continue
-            values[dimension.key] = _ask(trial, dimension)
+            if dimension.is_there(values):
+                values[dimension.key] = _ask(trial, dimension)
         return values
 
     def parameters(self, values: Mapping[str, str]) -> dict[str, Any]:
@@ -70,19 +76,15 @@ class Space:
         """
         found: dict[str, Any] = {}
         for key, value in values.items():
-            fitting = [
-                d
-                for d in self.dimensions
-                if d.key == key and (not d.condition or values.get(d.condition[0]) == d.condition[1])
-            ]
-            if not fitting:
-                raise ConfigError(f"search.first: {key} is not a dimension of the space")
-            dimension = fitting[0]
+            dimension = next((d for d in self.dimensions if d.key == key and d.is_there(values)), None)
+            if dimension is None:
+                known = [d.key for d in self.dimensions if d.is_there(values)]
+                raise ConfigError(f"search.first: {key} is not a dimension of the space{suggest(key, known)}")
             if dimension.choices and value not in dimension.choices:
-                raise ConfigError(f"search.first: {key}={value} is not among {', '.join(dimension.choices)}")
-            found[dimension.name] = (
-                value if dimension.choices else int(value) if dimension.integer else float(value)
-            )
+                raise ConfigError(
+                    f"search.first: {key}={value} is not in the space{suggest(value, dimension.choices)}"
+                )
+            found[dimension.name] = value if dimension.choices else _number(dimension, value)
         return found
 
     def combinations(self) -> int | None:
@@ -94,13 +96,42 @@ class Space:
             if index == len(self.dimensions):
                 return 1
             d = self.dimensions[index]
-            if d.condition and values.get(d.condition[0]) != d.condition[1]:
+            if not d.is_there(values):
                 return count(index + 1, values)
             if not d.choices:
                 return (int(d.high) - int(d.low) + 1) * count(index + 1, values)
             return sum(count(index + 1, {**values, d.key: choice}) for choice in d.choices)
 
         return count(0, {})
+
+    def points(self) -> Iterator[dict[str, str]]:
+        """Every point of a space without a continuum: dimension key to the value as typed."""
+
+        def walk(index: int, values: dict[str, str]) -> Iterator[dict[str, str]]:
+            if index == len(self.dimensions):
+                yield values
+                return
+            d = self.dimensions[index]
+            if not d.is_there(values):
+                yield from walk(index + 1, values)
+                return
+            for choice in d.choices or map(str, range(int(d.low), int(d.high) + 1)):
+                yield from walk(index + 1, {**values, d.key: choice})
+
+        return walk(0, {})
+
+
+def _number(dimension: Dimension, text: str) -> float | int:
+    try:
+        value = int(text) if dimension.integer else float(text)
+    except ValueError:
+        value = math.nan
+    if not dimension.low <= value <= dimension.high:
+        kind = "a whole number" if dimension.integer else "a number"
+        raise ConfigError(
+            f"search.first: {dimension.key} takes {kind} from {dimension.low:g} to {dimension.high:g}, got {text}"
+        )
+    return value
 
 
 def _ask(trial: Any, dimension: Dimension) -> str:
@@ -126,6 +157,9 @@ def parse(dimensions: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Spac
     """
     parsed = [_override(text) for text in overrides]
     typed = {_key(o): o for o in parsed}
+    twice = [key for key, count in Counter(map(_key, parsed)).items() if count > 1]
+    if twice:
+        raise ConfigError(f"{twice[0]} is given twice; a dimension is fixed or varied, once")
     fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
     from_file = list(_file_dimensions(dimensions, None))
     kept: list[Dimension] = []
@@ -208,7 +242,10 @@ def _check_conditions(dimensions: Sequence[Dimension]) -> None:
             continue
         about, value = dimension.condition
         if about not in by_key:
-            raise ConfigError(f"{dimension.key} is there when {about}={value}, but {about} is no dimension")
+            raise ConfigError(
+                f"{dimension.key} is there when {about}={value}, but {about} is no dimension"
+                f"{suggest(about, list(by_key))}"
+            )
         if by_key[about].choices and value not in by_key[about].choices:
             raise ConfigError(
                 f"{dimension.key} is there when {about}={value}, but {about} takes {', '.join(by_key[about].choices)}"

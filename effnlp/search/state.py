@@ -5,6 +5,7 @@ storage) and ``trials/N``. Whoever holds ``state.lock`` may reserve a slot, so t
 exact over any number of workers and restarts.
 """
 
+import difflib
 import json
 import logging
 import warnings
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from effnlp.compose import ConfigError
+from effnlp.menu import suggest
 from effnlp.record import Record, write_atomically
 from effnlp.search.pareto import on_frontier, oriented
 from effnlp.search.space import Dimension, Space
@@ -96,16 +99,33 @@ class Sweep:
         """What would make this another search than ``earlier``: lines of text, empty if nothing."""
         lines = []
         for name in ("objectives", "fixed", "dimensions", "seed"):
-            now, before = getattr(self, name), getattr(earlier, name)
-            if json.dumps(now, sort_keys=True) != json.dumps(before, sort_keys=True):
+            now, before = _canonical(getattr(self, name)), _canonical(getattr(earlier, name))
+            if now != before:
                 lines.append(f"{name}: was {_brief(before)}, is {_brief(now)}")
         return lines
 
 
+def _canonical(value: Any) -> Any:
+    """As it is after JSON, without an order that means nothing; that of objectives does."""
+    value = json.loads(json.dumps(list(value.items()) if isinstance(value, dict) else value))
+    if isinstance(value, list) and all(isinstance(entry, str | dict) for entry in value):
+        return sorted(value, key=lambda entry: json.dumps(entry, sort_keys=True))
+    return value
+
+
 def _brief(value: Any) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        value = {entry["key"]: list(entry["choices"]) or [entry["low"], entry["high"]] for entry in value}
-    return json.dumps(value)
+        entries = []
+        for entry in value:
+            condition = "=".join(entry["condition"]) + ": " if entry["condition"] else ""
+            values = ",".join(entry["choices"]) or f"{entry['low']:g}..{entry['high']:g}"
+            entries.append(f"{condition}{entry['key']}={values}")
+        return " ".join(entries)
+    if isinstance(value, list):
+        return (
+            " ".join(":".join(entry) if isinstance(entry, list) else str(entry) for entry in value) or "none"
+        )
+    return str(value)
 
 
 def parse_objectives(texts: Sequence[str]) -> dict[str, str]:
@@ -121,28 +141,43 @@ def parse_objectives(texts: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"search.objectives: an objective is KEY:max or KEY:min, got {text!r}")
         if key in found:
             raise ConfigError(f"search.objectives names {key} twice")
+        if key.startswith("test/"):
+            raise ConfigError(
+                f"search.objectives: nothing selects on the test split; val{key.removeprefix('test')} is meant for it"
+            )
         found[key] = DIRECTIONS[direction]
     if not found:
-        raise ConfigError("search.objectives is empty; for instance [val/accuracy:max, model/bytes:min]")
+        raise ConfigError("search.objectives is empty; for instance [val/accuracy:max,model/bytes:min]")
     return found
 
 
+def measured_quietly(key: str) -> bool:
+    """Whether a record key is there only if latency is measured: all of inference but FLOPs."""
+    return key.startswith("infer/") and not key.endswith("/flops")
+
+
 def open_study(folder: Path, sweep: Sweep, worker: int = 0) -> optuna.Study:
-    """The sweep's study, made if it is not there. Each worker draws from a random stream of its own."""
+    """The sweep's study, made if it is not there.
+
+    Each worker of each start draws from a random stream of its own: one that began again would propose again
+    what is known.
+    """
     from hydra.utils import instantiate
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = instantiate(sweep.sampler, _convert_="all")(seed=sweep.seed + 1000 * worker)
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.journal")))
-        return optuna.create_study(
+        study = optuna.create_study(
             storage=storage,
             study_name=sweep.name,
             directions=[StudyDirection[d.upper()] for d in sweep.objectives.values()],
-            sampler=sampler,
             load_if_exists=True,
         )
+        done = len(study.get_trials(deepcopy=False))
+        seed = int(np.random.SeedSequence([sweep.seed, worker, done]).generate_state(1)[0])
+        study.sampler = instantiate(sweep.sampler, _convert_="all")(seed=seed)
+        return study
 
 
 @contextmanager
@@ -174,14 +209,14 @@ def objective_values(record: Record, objectives: Mapping[str, str]) -> list[floa
     """
     for key in objectives:
         if key not in record.values:
-            raise KeyError(f"{key} is not in the record: {record.absent.get(key, 'no stage measures it')}")
+            near = difflib.get_close_matches(key, record.values, n=3)
+            why = record.absent.get(key) or "no stage measures it" + (suggest(key, near) if near else "")
+            raise KeyError(f"no objective: {key} is not in the record: {why}")
     return [record.values[key] for key in objectives]
 
 
 def frontier_slots(study: optuna.Study, objectives: Mapping[str, str]) -> list[int]:
     """Slots of the completed trials that no other dominates."""
-    import numpy as np
-
     done = {slot: t for slot, t in sorted(slots(study).items()) if t.state == TrialState.COMPLETE}
     if not done:
         return []

@@ -31,6 +31,7 @@ from effnlp.search.state import (
     parse_objectives,
     slots,
 )
+from effnlp.signals import term_is_interrupt
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,7 @@ def specify(config: DictConfig, overrides: Sequence[str], config_dir: Path | Non
     Raises:
         ConfigError: If objectives, budget, space or first points are not what they must be.
     """
-    search = OmegaConf.to_container(config.search, resolve=True)
-    assert isinstance(search, dict)
+    search: Any = OmegaConf.to_container(config.search, resolve=True)
     for key, least in (("trials", 1), ("workers", 1), ("seeds", 1)):
         if not isinstance(search[key], int) or search[key] < least:
             raise ConfigError(f"search.{key} must be a whole number of at least {least}, got {search[key]!r}")
@@ -65,7 +65,7 @@ def specify(config: DictConfig, overrides: Sequence[str], config_dir: Path | Non
     space, fixed = parse(search["space"]["dimensions"], of_trials)
     first = first_points(search, space)
     workers = min(search["workers"], search["trials"])
-    sweep = Sweep(
+    return Sweep(
         name=str(search["name"]),
         command=list(overrides),
         objectives=parse_objectives(search["objectives"]),
@@ -83,7 +83,6 @@ def specify(config: DictConfig, overrides: Sequence[str], config_dir: Path | Non
         session=uuid.uuid4().hex,
         parent=(os.getpid(), socket.gethostname()),
     )
-    return sweep
 
 
 def first_points(search: Mapping[str, Any], space: Space) -> list[dict[str, str]]:
@@ -131,14 +130,16 @@ def check_space(space: Space, fixed: Sequence[str], config_dir: Path | None) -> 
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     folders = [conf_dir()] + ([config_dir] if config_dir else [])
     legal, refusals = 0, Counter[str]()
+    chosen = {d.key for d in space.dimensions if d.choices}
     seen: set[tuple[str, ...]] = set()
     with hydra_context():
         for _ in range(SAMPLES_TO_CHECK):
-            overrides = [*fixed, *(f"{k}={v}" for k, v in space.sample(study.ask()).items())]
-            if tuple(overrides) in seen:
+            point = space.sample(study.ask())
+            choices = tuple(f"{key}={value}" for key, value in point.items() if key in chosen)
+            if choices in seen:  # legality does not hang on numbers
                 continue
-            seen.add(tuple(overrides))
-            composed = compose(overrides, config_dir)
+            seen.add(choices)
+            composed = compose([*fixed, *(f"{key}={value}" for key, value in point.items())], config_dir)
             try:
                 check(composed.config, composed.chosen, folders)
                 legal += 1
@@ -169,7 +170,7 @@ def sweep(config: DictConfig, overrides: Sequence[str], config_dir: Path | None,
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise ConfigError(f"{folder} is in use: this sweep runs already") from None
-    with lock:
+    with lock, term_is_interrupt():
         if (folder / "sweep.json").exists():
             changed = spec.differences(Sweep.load(folder))
             if changed:

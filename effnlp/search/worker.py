@@ -1,10 +1,11 @@
 """A worker of a sweep: one Hydra job that takes slots of the budget until none is left."""
 
 import logging
+import random
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from effnlp.search.state import (
     Sweep,
     frontier_slots,
     locked,
+    measured_quietly,
     objective_values,
     open_study,
     slots,
@@ -36,7 +38,12 @@ from effnlp.search.state import (
 log = logging.getLogger(__name__)
 
 PROPOSALS_AT_MOST = 200
-"""Proposals in a row that are illegal or known before the space counts as exhausted."""
+"""Proposals in a row that are illegal or known before a space with a continuum counts as exhausted."""
+
+PROPOSALS_BEFORE_LISTING = 20
+"""Proposals in a row after which the points of a space without a continuum are gone through instead."""
+
+POINTS_TO_LIST = 20_000
 
 
 def work(search: Mapping[str, Any], folder: Path) -> None:
@@ -68,6 +75,7 @@ class _Worker:
     index: int
     phase: str
     processes: Any
+    judged: dict[tuple[str, ...], tuple[str | None, str]] = field(default_factory=dict)
 
     @property
     def config_dir(self) -> Path | None:
@@ -108,51 +116,70 @@ class _Worker:
         if len(taken) >= self.sweep.trials:
             return None
         known = {t.user_attrs.get("hash") for t in taken.values()}
-        for _ in range(PROPOSALS_AT_MOST):
-            trial = study.ask()
-            values = self.sweep.space.sample(trial)
-            overrides = self._overrides(values)
-            refusal, digest = self._judge(overrides, known)
-            if refusal is not None:
-                trial.set_user_attr(REJECTED, refusal)
-                study.tell(trial, state=TrialState.FAIL)
-                if trial.user_attrs.get(FIRST):
-                    log.warning("a point of search.first is left out: %s", refusal)
-                continue
-            number = max(taken, default=-1) + 1
-            trial.set_user_attr("hash", digest)
-            trial.set_user_attr(OVERRIDES, overrides)
-            trial.set_user_attr(OWNER, self.sweep.session)
-            trial.set_user_attr(SLOT, number)
-            frozen = study._storage.get_trial(trial._trial_id)
-            return _Slot(number, frozen, overrides)
+        points = self.sweep.space.combinations()
+        listed = points is not None and points <= POINTS_TO_LIST
+        for _ in range(PROPOSALS_BEFORE_LISTING if listed else PROPOSALS_AT_MOST):
+            if (slot := self._judged(study, taken, known)) is not None:
+                return slot
+        if listed and (point := self._untried(known)) is not None:
+            study.enqueue_trial(self.sweep.space.parameters(point))
+            return self._judged(study, taken, known)
         log.warning(
-            "%d proposals in a row were illegal or known already: the space is exhausted after %d trials",
-            PROPOSALS_AT_MOST,
-            len(taken),
+            "the space is exhausted: no legal point that is not known is left after %d trials", len(taken)
         )
         return None
 
+    def _judged(self, study: optuna.Study, taken: Mapping[int, FrozenTrial], known: set[Any]) -> _Slot | None:
+        """One proposal; a slot if it is legal and new."""
+        trial = study.ask()
+        overrides = self._overrides(self.sweep.space.sample(trial))
+        refusal, digest = self._judge(overrides, known)
+        if refusal is not None:
+            trial.set_user_attr(REJECTED, refusal)
+            study.tell(trial, state=TrialState.FAIL)
+            if trial.user_attrs.get(FIRST):
+                log.warning("a point of search.first is left out: %s", refusal)
+            return None
+        number = max(taken, default=-1) + 1
+        trial.set_user_attr("hash", digest)
+        trial.set_user_attr(OVERRIDES, overrides)
+        trial.set_user_attr(OWNER, self.sweep.session)
+        trial.set_user_attr(SLOT, number)
+        return _Slot(number, study._storage.get_trial(trial._trial_id), overrides)
+
+    def _untried(self, known: set[Any]) -> dict[str, str] | None:
+        """Some legal point that is not known yet; None if there is none."""
+        points = list(self.sweep.space.points())
+        random.Random(f"{self.sweep.seed} {len(known)}").shuffle(points)
+        for point in points:
+            if self._judge(self._overrides(point), known)[0] is None:
+                return point
+        return None
+
     def _overrides(self, values: Mapping[str, str]) -> list[str]:
-        measured_quietly = any(
-            word in key for key in self.sweep.objectives for word in ("latency", "per_second", "infer/energy")
-        )
-        return [
-            *self.sweep.fixed,
-            *(f"{key}={value}" for key, value in values.items()),
-            f"evaluation.latency={str(measured_quietly).lower()}",
-        ]
+        """What a trial is composed of. Unless the user has said otherwise, it measures what is an objective."""
+        latency = str(any(map(measured_quietly, self.sweep.objectives))).lower()
+        said = [*self.sweep.fixed, *(f"{key}={value}" for key, value in values.items())]
+        if any(override.startswith("evaluation.latency=") for override in said):
+            return said
+        return [*said, f"evaluation.latency={latency}"]
 
     def _judge(self, overrides: list[str], known: set[Any]) -> tuple[str | None, str]:
         """Why a proposal is refused (None if it is not), and its config hash."""
+        asked = tuple(overrides)
+        if asked not in self.judged:
+            self.judged[asked] = self._legality(overrides)
+        refusal, digest = self.judged[asked]
+        return refusal or ("known already" if digest in known else None), digest
+
+    def _legality(self, overrides: list[str]) -> tuple[str | None, str]:
         folders = [conf_dir()] + ([self.config_dir] if self.config_dir else [])
         try:
             composed: Composed = compose(overrides, self.config_dir)
             check(composed.config, composed.chosen, folders)
         except (ConfigError, IllegalCombinationError) as error:
             return str(error), ""
-        digest = config_hash(composed.config)
-        return ("known already" if digest in known else None), digest
+        return None, config_hash(composed.config)
 
     def _run(self, overrides: list[str], folder: Path) -> Record:
         """Run overrides in a child; its record, or a failed one if the child left none."""
@@ -165,7 +192,8 @@ class _Worker:
         record = _record_in(folder)
         if record is None or (record.status == FAILED and code not in (0, 1)):
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            record = Record(status=FAILED, identity={"overrides": overrides}, reason="killed")
+            reason = "killed" if code < 0 else "error"
+            record = Record(status=FAILED, identity={"overrides": overrides}, reason=reason)
             record.message = f"the process ended with {how} after {time.monotonic() - start:.0f} s"
             folder.mkdir(parents=True, exist_ok=True)
             record.save(folder)
@@ -190,32 +218,33 @@ class _Worker:
             except KeyError as error:
                 study._storage.set_trial_user_attr(storage_id, REASON, error.args[0])
                 study.tell(slot.trial.number, state=TrialState.FAIL)
-                log.warning("trial %03d failed: %s", number, error.args[0])
+                self._say(study, slot, f"failed: {error.args[0]}")
                 return
             study.tell(slot.trial.number, values)
             frontier = frontier_slots(study, self.sweep.objectives)
             self._forget_models(study, frontier)
-        done = sum(t.state.is_finished() for t in slots(study).values())
-        shown = "  ".join(
-            f"{key.rsplit('/', 1)[-1]} {value:.4g}"
+        figures = "  ".join(
+            f"{key.rsplit('/', 1)[-1]} {value:<9.4g}"
             for key, value in zip(self.sweep.objectives, values, strict=True)
         )
-        log.info(
-            "%d of %d  trial %03d  %s  %s%s",
-            done, self.sweep.trials, number, shown, " ".join(self._varied(slot)),
-            "  (on the frontier)" if number in frontier else "",
-        )  # fmt: skip
+        self._say(study, slot, figures + ("  *" if number in frontier else "   "))
 
-    def _varied(self, slot: _Slot) -> list[str]:
-        return [
-            o for o in slot.overrides if o not in self.sweep.fixed and not o.startswith("evaluation.latency")
-        ]
+    def _say(self, study: optuna.Study, slot: _Slot, outcome: str) -> None:
+        """One line of a trial: how many are done, what came of it, what it was, in the order of the space."""
+        done = sum(t.state.is_finished() for t in slots(study).values())
+        width = len(str(self.sweep.trials))
+        varied = dict(override.split("=", 1) for override in slot.overrides)
+        keys = [d.key for d in self.sweep.space.dimensions]
+        shown = " ".join(f"{key}={_short(varied[key])}" for key in dict.fromkeys(keys) if key in varied)
+        log.info("%*d/%d  trial %03d  %s  %s", width, done, self.sweep.trials, slot.number, outcome, shown)
 
     def _forget_models(self, study: optuna.Study, frontier: list[int]) -> None:
         """A model that another dominates stays dominated: only the record of its trial is kept."""
         for number, trial in slots(study).items():
             if trial.state == TrialState.COMPLETE and number not in frontier:
-                (trial_folder(self.folder, number) / "deployed.pt").unlink(missing_ok=True)
+                for replicate in range(self.sweep.seeds):
+                    folder = trial_folder(self.folder, number, replicate)
+                    (folder / "deployed.pt").unlink(missing_ok=True)
 
     def replicates(self) -> None:
         """Run the members of the frontier again with other seeds; this worker's share of them."""
@@ -235,7 +264,9 @@ class _Worker:
             record = self._run(overrides, trial_folder(self.folder, number, replicate))
             if record.reason == "interrupted":
                 raise KeyboardInterrupt
-            log.info("trial %03d, seed %d: %s", number, replicate, record.status)
+            accuracy = record.values.get("val/accuracy")
+            outcome = f"val/accuracy {accuracy:.4g}" if accuracy is not None else f"failed: {record.reason}"
+            log.info("trial %03d with seed %d  %s", number, replicate, outcome)
 
     def finals(self) -> None:
         """Measure the members of the frontier quietly, and evaluate them on the test split."""
@@ -252,6 +283,14 @@ class _Worker:
                     log.warning(
                         "trial %03d could not be measured again: see %s", number, folder / "output.log"
                     )
+
+
+def _short(value: str) -> str:
+    """A number as drawn has up to 17 digits, which say nothing to a reader."""
+    try:
+        return f"{float(value):.3g}" if "." in value or "e" in value else value
+    except ValueError:
+        return value
 
 
 def _record_in(folder: Path) -> Record | None:

@@ -1,0 +1,83 @@
+"""A whole sweep in this process: workers one after another, trials without a process of their own."""
+
+import contextlib
+import logging
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+FIXED = ("task=files", "evaluation.latency=false", "trainer.progress=none", "model.buckets=512")
+
+
+@contextlib.contextmanager
+def undisturbed():
+    """What a trial does to the process that it takes for its own."""
+    root = logging.getLogger()
+    before = sys.stdout, sys.stderr, list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr, root.handlers[:] = before[:3]
+        root.setLevel(before[3])
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Run what would be a child here; the calls of trials, in order."""
+    calls = []
+
+    def call(processes, function, arguments, go_on):
+        calls.append((function.__name__, arguments))
+        with undisturbed():
+            try:
+                function(*arguments)
+            except SystemExit as end:
+                return int(end.code or 0)
+            except Exception:
+                return 1
+        return 0
+
+    monkeypatch.setattr("effnlp.search.worker.call_in_child", call)
+    return calls
+
+
+@pytest.fixture
+def sweep_here(texts_file, private_folders, in_this_process, tmp_path):
+    """Search in this process; exit code, folder, study and slots of the sweep."""
+    from hydra import compose
+    from omegaconf import open_dict
+
+    from effnlp.compose import hydra_context
+    from effnlp.launch import is_sweep_override
+    from effnlp.search.state import Sweep, open_study, slots
+    from effnlp.search.sweeper import sweep
+    from effnlp.search.worker import work
+
+    def launch(jobs, first):
+        for job in jobs:
+            settings = dict(override.removeprefix("search.").split("=") for override in job[-2:])
+            work({"worker": int(settings["worker"]), "phase": settings["phase"]}, folder)
+        return []
+
+    folder = tmp_path / "sweep"
+
+    def go(*overrides, trials=3, workers=1, bare=False):
+        short = [] if bare else [
+            *FIXED, f"task.path={texts_file}", "trainer.epochs=1", "finetuning.learning_rate=1e-2",
+        ]  # fmt: skip
+        keys = {override.partition("=")[0] for override in overrides}
+        typed = [o for o in short if o.partition("=")[0] not in keys]
+        typed += [*overrides, f"search.trials={trials}", f"search.workers={workers}"]
+        if not any(o.startswith("model=") for o in overrides):
+            typed.append("model=bag_of_ngrams")
+        with hydra_context():
+            plain = [o for o in typed if not is_sweep_override(o)]
+            config = compose("sweep", overrides=plain, return_hydra_config=True)
+            with open_dict(config):
+                config.hydra.sweep.dir = str(folder)
+        code = sweep(config, typed, None, launch)
+        study = open_study(folder, Sweep.load(folder))
+        return SimpleNamespace(code=code, folder=folder, study=study, slots=slots(study))
+
+    return go
