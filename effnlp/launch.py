@@ -74,10 +74,10 @@ def _application(name: str, arguments: list[str], help_text: str) -> int:
     import hydra
 
     options, overrides, config_dir = split_arguments(arguments)
-    if name == "sweep" and not options.multirun:
-        arguments = ["--multirun", *arguments]
     looks_only = options.cfg or options.info or options.shell_completion or options.hydra_help
     if not looks_only:
+        if name == "sweep" and not options.multirun:
+            arguments = ["--multirun", *arguments]
         try:
             preflight(name, overrides, config_dir, multirun=options.multirun)
         except ValueError as error:  # of the config, of legality, or of what a module declares
