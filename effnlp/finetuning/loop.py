@@ -256,7 +256,11 @@ class Seeded(pl.Callback):
         self.seed = seed
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        torch.manual_seed((self.seed * 1_000_003 + trainer.global_step * 7_919 + 1) % 2**63)
+        seed = (self.seed * 1_000_003 + trainer.global_step * 7_919 + 1) % 2**63
+        # Not torch.manual_seed: where no GPU is in use it notes the stack for each that might come.
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)
 
 
 class AtCheckpoint(pl.Callback):
