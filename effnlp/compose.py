@@ -219,9 +219,8 @@ def no_key_message(path: str, key: str, overrides: Sequence[str], folders: Seque
     if group in groups(folders):
         owners = [choice.name for choice in choices(group, folders) if key in choice.keys]
         if owners:
-            here = next((o.partition("=")[2] for o in reversed(overrides) if o.startswith(f"{group}=")), None)
-            here = here or str(default_choices("run").get(group, ""))
-            return f"{group}={here} has no key {key!r}, unlike {' and '.join(f'{group}={o}' for o in owners)}"
+            unlike = " and ".join(f"{group}={owner}" for owner in owners)
+            return f"{group}={_chosen(group, overrides)} has no key {key!r}, unlike {unlike}"
     return f"{path or 'the config'} has no key {key!r}{suggest(key, keys_at(path, overrides, folders))}"
 
 
@@ -229,11 +228,19 @@ def owner_message(group: str, overrides: Sequence[str], folders: Sequence[Path])
     """Why a group that exists cannot be chosen here: it is a part of another choice."""
     parent = group.rpartition("/")[0]
     owners = [f"{parent}={choice.name}" for choice in choices(parent, folders) if group in choice.parts]
-    here = next((o for o in reversed(overrides) if o.startswith(f"{parent}=")), f"the default {parent}")
+    if not owners:
+        of_sweeps = group in default_choices("sweep")
+        return f"{group} belongs to effnlp sweep" if of_sweeps else f"{group} is no part of a run"
     return (
-        f"{group} is a part that belongs to {' or '.join(owners) or 'no choice here'}; {here} has no such part. "
-        f"Leave {group} out, or choose {' or '.join(owners)}"
+        f"{group} is a part that belongs to {' or '.join(owners)}; {parent}={_chosen(parent, overrides)} has no "
+        f"such part. Leave {group} out, or choose {' or '.join(owners)}"
     )
+
+
+def _chosen(group: str, overrides: Sequence[str]) -> str:
+    """The choice of a group on the command line, or else its default."""
+    typed = [o.partition("=")[2] for o in overrides if o.startswith(f"{group}=")]
+    return typed[-1] if typed else str(default_choices("run").get(group, "none"))
 
 
 def top_keys() -> list[str]:
@@ -252,7 +259,7 @@ def keys_at(path: str, overrides: Sequence[str], folders: Sequence[Path]) -> lis
     known = groups(folders)
     only_groups = [o for o in overrides if o.partition("=")[0] in known]
     try:
-        whole = hydra_compose("run", overrides=only_groups)
+        whole = hydra_compose("run", overrides=[*only_groups, *search_path(next(iter(folders[1:]), None))])
         node = OmegaConf.select(whole, path) if path else whole
     except (HydraException, OmegaConfBaseException):
         return []
@@ -286,11 +293,10 @@ def bind_all(config: Mapping[str, Any]) -> None:
     """
     from hydra._internal.utils import _locate as locate  # hydra.utils.get_object also logs what it raises
 
-    for path, default in _leaves(
-        {k: v for k, v in read_yaml(conf_dir() / "run.yaml").items() if k != "hydra"}
-    ):
+    of_run = read_yaml(conf_dir() / "run.yaml")
+    for path, default in _leaves({key: of_run[key] for key in of_run if key not in ("defaults", "hydra")}):
         value = _at(config, path)
-        if not path.startswith("defaults") and not fits(value, type(default)):
+        if not fits(value, type(default)):
             raise ConfigError(f"{path} must be {wanted(type(default))}, got {value!r}")
     plain = [(path, target, dict(config[path])) for path, target in PLAIN_SETTINGS.items()]
     for path, target, keys in [*targets(config), *plain]:

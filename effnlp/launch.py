@@ -118,7 +118,7 @@ def preflight(name: str, overrides: Sequence[str], config_dir: Path | None, mult
     refuse_contradictions(overrides)
     with hydra_context():
         if name == "sweep":
-            fixed = [override for override in overrides if not is_sweep_override(override)]
+            fixed = [one for override in overrides if (one := first_value(override)) is not None]
             compose(fixed, config_dir, "sweep", complete=False)
             return
         for combination in combinations(overrides) if multirun else [list(overrides)]:
@@ -127,15 +127,18 @@ def preflight(name: str, overrides: Sequence[str], config_dir: Path | None, mult
             bind_all(composed.config)
 
 
-def is_sweep_override(override: str) -> bool:
-    """Whether Hydra reads an override as a sweep over values."""
+def first_value(override: str) -> str | None:
+    """An override with the first of the values it sweeps over; None for an interval or a glob."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     try:
-        return bool(OverridesParser.create().parse_override(override).is_sweep_override())
-    except HydraException:
-        return False
+        parsed = OverridesParser.create().parse_override(override)
+        if not parsed.is_sweep_override():
+            return override
+        return f"{parsed.get_key_element()}={next(iter(parsed.sweep_string_iterator()))}"
+    except HydraException:  # what does not parse is said when it is composed; intervals have no first value
+        return None if "interval(" in override or "glob(" in override else override
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:

@@ -120,7 +120,11 @@ REFUSED = [
     (["run", "-m", "peft=none,lorra"], "peft has no choice 'lorra'"),
     (["run", "-m", "finetuning.learning_rate=interval(1e-4,1e-3)"], "effnlp sweep draws from it"),
     (["sweep", "peft=lora", "peft=none,lora"], "peft is given twice"),
-    (["sweep", "petf=none,lora", "modle=backbone"], "no config group or key 'modle'"),
+    (["sweep", "peft=bitfit,lora", "peft.rank=4"], "peft=bitfit has no key 'rank', unlike peft=lora"),
+    (["sweep", "peft=[", "model=backbone"], "'peft=[' does not parse"),
+    (["run", "search/space=only_overrides"], "search/space belongs to effnlp sweep"),
+    (["sweep", "petf=none,lora"], "no config group or key 'petf'; did you mean 'peft'"),
+    (["sweep", "modle=backbone"], "no config group or key 'modle'"),
 ]
 
 
@@ -151,6 +155,19 @@ def test_each_combination_of_a_multirun_is_known_in_advance():
         assert sorted(combinations(["peft=glob(*)"])) == [["peft=bitfit"], ["peft=lora"], ["peft=none"]]
         with pytest.raises(ConfigError, match="is an interval: effnlp sweep draws from it"):
             combinations(["a=interval(0,1)"])
+
+
+@pytest.mark.parametrize(
+    ("override", "first"),
+    [
+        ("peft=lora,none", "peft=lora"), ("peft=lora", "peft=lora"), ("seed.init=range(2,5)", "seed.init=2"),
+        ("a=choice(x,y)", "a=x"), ("a=tag(log,interval(1e-4,1))", None), ("a=glob(*)", None), ("a=[1,2]", "a=[1,2]"),
+    ],
+)  # fmt: skip
+def test_a_sweep_is_first_composed_at_the_first_of_its_values(override, first):
+    from effnlp.launch import first_value
+
+    assert first_value(override) == first
 
 
 def test_an_interrupt_between_keys_ends_quietly(monkeypatch):
