@@ -127,18 +127,28 @@ def preflight(name: str, overrides: Sequence[str], config_dir: Path | None, mult
             bind_all(composed.config)
 
 
-def first_value(override: str) -> str | None:
-    """An override with the first of the values it sweeps over; None for an interval or a glob."""
+def is_sweep_override(override: str) -> bool:
+    """Whether Hydra reads an override as a sweep over values."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     try:
-        parsed = OverridesParser.create().parse_override(override)
-        if not parsed.is_sweep_override():
-            return override
-        return f"{parsed.get_key_element()}={next(iter(parsed.sweep_string_iterator()))}"
-    except HydraException:  # what does not parse is said when it is composed; intervals have no first value
-        return None if "interval(" in override or "glob(" in override else override
+        return bool(OverridesParser.create().parse_override(override).is_sweep_override())
+    except HydraException:
+        return False
+
+
+def first_value(override: str) -> str | None:
+    """An override with the first of the values it sweeps over; None for an interval or a glob."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob
+
+    if not is_sweep_override(override):
+        return override  # also what does not parse: that is said where it is composed
+    parsed = OverridesParser.create().parse_override(override)
+    if parsed.is_interval_sweep() or isinstance(parsed.value(), Glob):
+        return None
+    return f"{parsed.get_key_element()}={next(iter(parsed.sweep_string_iterator()))}"
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:
