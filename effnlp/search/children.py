@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any
@@ -53,6 +54,27 @@ def alive(pid: int) -> bool:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+GRACE_SECONDS = 5.0
+
+
+def end_after(pid: int) -> None:
+    """End this process soon after process ``pid`` of this machine is gone, whatever it does or waits for.
+
+    A launcher's worker that is idle waits for more work, minutes long, also where nobody is left to give any.
+    One that has a child gets some seconds to end it in order.
+    """
+    if pid == os.getpid() or any(thread.name == f"end-after-{pid}" for thread in threading.enumerate()):
+        return
+
+    def watch() -> None:
+        while alive(pid):
+            time.sleep(1.0)
+        time.sleep(GRACE_SECONDS)
+        os._exit(113)
+
+    threading.Thread(target=watch, daemon=True, name=f"end-after-{pid}").start()
 
 
 def call_in_child(

@@ -17,7 +17,7 @@ from effnlp.identity import config_hash
 from effnlp.legality import IllegalCombinationError, check
 from effnlp.menu import conf_dir
 from effnlp.record import COMPLETED, FAILED, Events, Record
-from effnlp.search.children import alive, call_in_child, context, limit_threads
+from effnlp.search.children import alive, call_in_child, context, end_after, limit_threads
 from effnlp.search.state import (
     FIRST,
     OVERRIDES,
@@ -50,6 +50,9 @@ def work(search: Mapping[str, Any], folder: Path) -> None:
     """What a worker job does, by the phase of the sweep."""
     sweep = Sweep.load(folder)
     limit_threads(sweep.threads)
+    pid, host = sweep.parent
+    if host == socket.gethostname():
+        end_after(pid)
     worker = _Worker(folder, sweep, int(search["worker"]), str(search["phase"]), context())
     if search["phase"] == "trials":
         worker.trials()
