@@ -2,18 +2,17 @@
 
     python benchmarks/int8_linear.py
 
-Prints a table and writes results/int8_linear.json. All candidates take turns, so that a busy moment of the
-machine hits each of them; figures are medians (and the fastest turn) of one thread.
+All candidates take turns, so that a busy moment of the machine hits each of them; figures are medians (and
+the fastest turn) of one thread.
 """
 
-import json
-import platform
+import argparse
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from tables import publish
 from torch import Tensor, nn
 
 from effnlp.compression.quantization.int8_dynamic import DynamicInt8Linear
@@ -28,18 +27,6 @@ SHAPES = [  # rows (tokens), width in, width out
     (2048, 1536, 384),
 ]
 SECONDS_PER_SHAPE = 3.0
-RESULTS = Path(__file__).parent / "results" / "int8_linear.json"
-
-
-def cpu_model() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def candidates(rows: int, inner: int, outer: int) -> dict[str, Callable[[], Tensor]]:
@@ -80,32 +67,26 @@ def measure(calls: dict[str, Callable[[], Tensor]], seconds: float) -> dict[str,
 
 def main() -> None:
     """Measure every shape, print, write."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     torch.set_num_threads(1)
     results = []
-    print(
-        f"{cpu_model()}, torch {torch.__version__}, 1 thread; median milliseconds (times faster than float32)"
-    )
     for shape in SHAPES:
         with torch.inference_mode():
             taken = measure(candidates(*shape), SECONDS_PER_SHAPE)
-        medians = {name: statistics.median(values) for name, values in taken.items()}
         rows, inner, outer = shape
-        print(f"\n{rows} × {inner} → {outer}")
-        for name, median in medians.items():
-            print(f"  {name:30} {median * 1e3:9.3f} {medians['float32'] / median:6.2f}")
         results.append(
             {
                 "rows": rows,
                 "width_in": inner,
                 "width_out": outer,
-                "median_seconds": medians,
+                "median_seconds": {name: statistics.median(values) for name, values in taken.items()},
                 "fastest_seconds": {name: min(values) for name, values in taken.items()},
                 "turns": len(taken["float32"]),
             }
         )
-    RESULTS.parent.mkdir(exist_ok=True)
-    machine = {"cpu": cpu_model(), "threads": 1, "torch": torch.__version__}
-    RESULTS.write_text(json.dumps({"machine": machine, "shapes": results}, indent=2) + "\n", encoding="utf-8")
+    publish("int8_linear", {"threads": 1, "shapes": results}, ["torch"])
 
 
 if __name__ == "__main__":

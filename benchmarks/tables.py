@@ -73,7 +73,19 @@ def wall_time_table(result: Mapping[str, Any]) -> Table:
     return Table(["spent on", "worker-seconds", "share"], rows)
 
 
+def int8_linear_table(result: Mapping[str, Any]) -> Table:
+    """One row a shape: milliseconds, and how many times faster than float32."""
+    names = list(result["shapes"][0]["median_seconds"])
+    rows = []
+    for shape in result["shapes"]:
+        medians = shape["median_seconds"]
+        cells = [f"{medians[name] * 1e3:.3f} ({medians['float32'] / medians[name]:.2f}×)" for name in names]
+        rows.append([f"{shape['rows']} × {shape['width_in']} → {shape['width_out']}", *cells])
+    return Table(["rows × widths", *names], rows)
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
+    "int8_linear": int8_linear_table,
     "startup": startup_table,
     "training_step": training_step_table,
     "wall_time": wall_time_table,
