@@ -1,0 +1,159 @@
+import itertools
+import json
+
+import pytest
+import torch
+
+from effnlp.data.encodings import Encodings
+from effnlp.data.examples import Examples
+from effnlp.finetuning.classify import Classify
+from effnlp.finetuning.loop import DivergedError, TrainerSettings, Training, fit, rounds_of, steps_of
+from effnlp.hardware.settings import Hardware
+
+
+class Gauge:
+    """Remembers the phases of the steps it is told of."""
+
+    def __init__(self):
+        self.phases, self.open = [], False
+
+    def start_step(self, batch, phase):
+        assert not self.open
+        self.open = True
+        self.phases.append(phase)
+
+    def end_step(self):
+        self.open = False
+
+    def abort_step(self):
+        self.open = False
+
+    def let_others_measure(self):
+        assert not self.open
+
+
+@pytest.fixture
+def examples():
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(1, 60, (9,), generator=generator).tolist() for _ in range(48)]
+    return Examples(Encodings.from_lists(rows, 0), torch.tensor([row[0] % 3 for row in rows]).numpy())
+
+
+@pytest.fixture
+def train(make_classifier, examples, tmp_path):
+    """Train a small classifier; what came of it, the model and what was reported."""
+
+    def go(accuracies=None, settled_after=0.0, objective=None, folder="run", **settings):
+        chosen = TrainerSettings(**{"epochs": 4, "batch_size": 16, "progress": "none", **settings})
+        steps = steps_of(len(examples), chosen)
+        positions = list(
+            itertools.islice(itertools.cycle(e.tolist() for e in torch.arange(48).split(16)), steps)
+        )
+        classify, model = Classify(learning_rate=3e-3), make_classifier(dropout=0.1)
+        training = Training(
+            model, objective or classify.objective, lambda m: classify.optimizer(m, steps),
+            rounds_of(positions, chosen), examples, examples, chosen, settled_after,
+        )  # fmt: skip
+        if accuracies is not None:
+            given = iter(accuracies)
+            original = training.on_validation_epoch_end
+
+            def pretend():
+                training.right, training.seen = next(given), 100
+                original()
+
+            training.on_validation_epoch_end = pretend
+        gauge, curve, saved = Gauge(), [], []
+        fitted = fit(
+            training, callbacks=[], hardware=Hardware("32-true", "cpu", None), folder=tmp_path / folder,
+            seed=0, gauge=gauge, at_checkpoint=lambda: saved.append(training.global_step),
+            report=lambda values, step: curve.append((step, values)),
+        )  # fmt: skip
+        return fitted, model, gauge, curve, saved
+
+    return go
+
+
+@pytest.mark.parametrize(
+    ("examples_", "epochs", "size", "validations"), [(10, 3, 4, 1), (7, 2, 7, 5), (100, 3, 9, 4)]
+)
+def test_rounds_are_all_batches_in_order_in_nearly_equal_parts(examples_, epochs, size, validations):
+    settings = TrainerSettings(epochs=epochs, batch_size=size, validations_per_epoch=validations)
+    batches = [[i] for i in range(steps_of(examples_, settings))]
+    rounds = rounds_of(batches, settings)
+    assert [batch for round_ in rounds for batch in round_] == batches
+    assert len(rounds) == min(epochs * validations, len(batches))
+    sizes = [len(round_) for round_ in rounds]
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= 1
+
+
+def test_every_step_is_gauged_every_round_validated_and_saved(train):
+    fitted, _, gauge, curve, saved = train()
+    assert fitted.steps == 12
+    assert len([phase for phase in gauge.phases if phase.startswith("train")]) == 12
+    assert len([phase for phase in gauge.phases if phase.startswith("validation")]) == 4 * 2
+    assert saved == [3, 6, 9, 12]
+    assert [step for step, values in curve if "val/accuracy" in values] == [3, 6, 9, 12]
+    assert not gauge.open
+
+
+def test_the_best_validation_is_kept_the_first_of_equals(train):
+    fitted, best, *_ = train(accuracies=[10, 30, 30, 20], folder="a")
+    assert (fitted.best_step, fitted.best_accuracy) == (6, pytest.approx(0.3))
+    _, last, *_ = train(accuracies=[10, 20, 30, 40], folder="b")
+    _, second, *_ = train(accuracies=[10, 90, 30, 40], folder="c")
+    assert torch.equal(best.head.weight, second.head.weight)
+    assert not torch.equal(best.head.weight, last.head.weight)
+
+
+def test_a_validation_before_the_model_is_settled_is_never_kept(train):
+    fitted, *_ = train(accuracies=[90, 80, 10, 20], settled_after=0.7)
+    assert (fitted.best_step, fitted.best_accuracy) == (12, pytest.approx(0.2))
+
+
+def test_patience_stops_after_so_many_validations_without_a_better_one(train):
+    fitted, *_ = train(accuracies=[50, 40, 40, 99], patience=2)
+    assert (fitted.steps, fitted.stopped_early, fitted.best_step) == (9, True, 3)
+    patient, *_ = train(accuracies=[50, 40, 60, 40], patience=2, folder="patient")
+    assert (patient.steps, patient.stopped_early) == (12, False)
+
+
+def test_nothing_stops_before_the_model_is_settled(train):
+    fitted, *_ = train(accuracies=[90, 80, 70, 60], patience=1, settled_after=0.9)
+    assert (fitted.steps, fitted.stopped_early, fitted.best_step) == (12, False, 12)
+
+
+def test_a_training_that_had_ended_early_is_not_trained_further(train, tmp_path):
+    fitted, model, *_ = train(accuracies=[50, 40, 40, 99], patience=2)
+    again, other, gauge, *_ = train(accuracies=[], patience=2)
+    assert gauge.phases == []
+    assert (again.steps, again.stopped_early, again.best_step) == (9, True, 3)
+    assert again.resumed_at == 9
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    assert json.loads((tmp_path / "run" / "fitted.json").read_text())["best_step"] == fitted.best_step
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_names_its_step_and_leaves_no_step_open(value, train):
+    taken = itertools.count()
+
+    def objective(model, batch):
+        loss = Classify().objective(model, batch)
+        return loss * value if next(taken) == 5 else loss
+
+    with pytest.raises(DivergedError, match=f"the loss is {value} at step 5; a lower") as caught:
+        train(objective=objective)
+    assert caught.value.step == 5
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", 0), ("batch_size", 2.5), ("validations_per_epoch", 0), ("pad_to_multiple", 0),
+        ("patience", 0), ("gradient_clip", -1.0), ("progress", "loud"),
+    ],
+)  # fmt: skip
+def test_a_setting_outside_its_range_is_named(key, value):
+    with pytest.raises(ValueError, match=rf"trainer\.{key} must be .*got {value!r}"):
+        TrainerSettings(**{key: value})

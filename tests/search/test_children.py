@@ -1,0 +1,81 @@
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from effnlp.search.children import alive, call_in_child
+
+
+@pytest.fixture(scope="module")
+def processes():
+    return multiprocessing.get_context("spawn")
+
+
+def test_the_exit_code_of_a_child_is_told(processes):
+    assert call_in_child(processes, sys.exit, (0,), lambda: True) == 0
+    assert call_in_child(processes, sys.exit, (3,), lambda: True) == 3
+
+
+def test_the_signal_that_ended_a_child_is_told_as_its_negative(processes):
+    assert call_in_child(processes, signal.raise_signal, (signal.SIGKILL,), lambda: True) == -signal.SIGKILL
+
+
+def test_a_child_is_ended_when_the_sweep_is_gone(processes):
+    asked = []
+
+    def go_on():
+        asked.extend(psutil.Process().children())
+        return len(asked) == 0
+
+    start = time.monotonic()
+    assert call_in_child(processes, time.sleep, (60,), go_on) is None
+    assert time.monotonic() - start < 20
+    assert asked
+    assert psutil.wait_procs([child for child in asked if "spawn_main" in _line(child)], timeout=5)[1] == []
+
+
+def _line(process):
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return "spawn_main"
+
+
+def test_a_process_is_alive_until_it_has_ended():
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert alive(process.pid)
+    process.kill()
+    end = time.monotonic() + 10
+    while alive(process.pid) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not alive(process.pid)  # ended, though nobody has waited for it yet
+    process.wait()
+    assert not alive(process.pid)
+    assert alive(os.getpid())
+
+
+END_AFTER = """
+import subprocess, sys, time
+from effnlp.search import children
+children.GRACE_SECONDS = 0.0
+children.end_after(int(sys.argv[1]))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_an_idle_worker_ends_soon_after_its_sweep():
+    sweep = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    worker = subprocess.Popen(
+        [sys.executable, "-c", END_AFTER, str(sweep.pid)], stdout=subprocess.PIPE, text=True
+    )
+    assert worker.stdout.readline().strip() == "ready"
+    assert worker.poll() is None
+    sweep.kill()
+    sweep.wait()
+    assert worker.wait(timeout=20) == 113
