@@ -231,6 +231,9 @@ def job(config: Any) -> float | None:
         outcomes.append(1)
         return None
     if record.status == "completed":
+        from effnlp.report.terminal import in_short
+
+        log.info("%s", in_short(record))
         outcomes.append(0)
         return record.values.get("val/accuracy")
     outcomes.append(130 if record.reason == "interrupted" else 1)

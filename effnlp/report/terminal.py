@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from effnlp.record import Record
 from effnlp.report.candidates import Candidate
 from effnlp.report.summary import Section, Summary, label
 from effnlp.report.units import UP, human
@@ -17,6 +18,43 @@ ROWS = 30
 
 FOLDER_FROM_WIDTH = 110
 """From so many columns on, the table has room for the folders."""
+
+
+IN_SHORT = {
+    "quality": {
+        "val/accuracy": "accuracy on validation",
+        "val/macro_f1": "macro F1",
+        "test/accuracy": "accuracy on test",
+    },
+    "model": {
+        "model/params": "parameters",
+        "model/trainable_params": "of them trained",
+        "model/bytes": "stored in",
+    },
+    "one text": {
+        "infer/single_stream/flops": "work",
+        "infer/single_stream/latency_seconds_p50": "median latency",
+    },
+    "this run": {
+        "cost/total/own/seconds": "time",
+        "cost/total/own/flops": "work",
+        "cost/total/own/energy_joules": "energy",
+    },
+}
+"""What a person wants to see of a single run that just ended; the record has the rest."""
+
+
+def in_short(record: Record) -> str:
+    """A few lines on one run: its quality, its model, what one text costs, and what it cost itself."""
+    lines = []
+    for title, names in IN_SHORT.items():
+        shown = [
+            f"{name} {human(key, record.values[key])}" for key, name in names.items() if key in record.values
+        ]
+        if "cost/total/own/energy_joules" in names and "cost/total/own/energy_joules" in record.values:
+            shown[-1] += f" ({record.notes.get('energy/method', 'unknown')})"
+        lines.append(f"  {title:<9} {', '.join(shown) or '-'}")
+    return "\n".join(lines)
 
 
 def show(summary: Summary, console: Console) -> None:

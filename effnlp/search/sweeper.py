@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 Launch = Callable[[Sequence[Sequence[str]], int], Sequence[Any]]
 """``launcher.launch``: overrides of each job, number of the first one."""
 
-SAMPLES_TO_CHECK = 40
+SAMPLES_TO_CHECK = 20
 
 
 def own_keys(overrides: Sequence[str]) -> tuple[list[str], list[str]]:

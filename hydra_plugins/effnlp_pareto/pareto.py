@@ -40,6 +40,7 @@ class ParetoSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Run the sweep; leaves with its exit code if that is not 0."""
         from effnlp.compose import ConfigError
+        from effnlp.launch import user_folder
         from effnlp.search.sweeper import sweep
 
         assert self.config is not None
@@ -48,17 +49,9 @@ class ParetoSweeper(Sweeper):
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         try:
-            code = sweep(self.config, arguments, self._config_dir(), self.launcher.launch)
+            code = sweep(self.config, arguments, user_folder(self.config.hydra), self.launcher.launch)
         except ConfigError as error:
             sys.stderr.write(f"effnlp sweep: {error}\n")
             code = 2
         if code:
             sys.exit(code)
-
-    def _config_dir(self) -> Path | None:
-        """The folder that ``--config-dir`` named."""
-        assert self.config is not None
-        for source in self.config.hydra.runtime.config_sources:
-            if source.provider == "command-line" and source.schema == "file":
-                return Path(str(source.path))
-        return None

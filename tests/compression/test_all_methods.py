@@ -12,23 +12,11 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 from effnlp import method
+from effnlp.menu import CAPABILITIES, MOMENTS
 
 CONF = Path(__file__).parents[2] / "conf"
 CONFIGS = sorted([*(CONF / "peft").rglob("*.yaml"), *(CONF / "compression").rglob("*.yaml")])
 assert CONFIGS
-
-MOMENTS = {"build", "prepare", "during", "finish"}
-CAPABILITIES = {
-    "embeddings",
-    "linear_layers",
-    "float_linear_layers",
-    "trainable_weights",
-    "biases",
-    "layer_outputs",
-    "uninterrupted_training",
-    "attention_heads",
-    "pretrained_weights",
-}
 
 
 def name_of(path):
@@ -98,9 +86,9 @@ def test_capabilities_are_literals_of_the_vocabulary(path):
         names = [target.id for target in getattr(node, "targets", ()) if isinstance(target, ast.Name)]
         if names and names[0] in ("REQUIRES", "PROVIDES", "REMOVES"):
             declared = ast.literal_eval(node.value)
-            assert set(declared) <= MOMENTS
+            assert set(declared) <= set(MOMENTS)
             assert all(isinstance(values, tuple) for values in declared.values())
-            assert {name for values in declared.values() for name in values} <= CAPABILITIES
+            assert {name for values in declared.values() for name in values} <= set(CAPABILITIES)
 
 
 OFF = {

@@ -6,7 +6,7 @@ from rich.console import Console
 from effnlp.record import FAILED, Record
 from effnlp.report.read import Loaded, Reading, read_records
 from effnlp.report.summary import summarise
-from effnlp.report.terminal import ROWS, show, spent_in_words, value_text
+from effnlp.report.terminal import ROWS, in_short, show, spent_in_words, value_text
 
 
 def shown(summary, width):
@@ -78,3 +78,20 @@ def test_when_all_runs_failed_that_is_what_it_says(tmp_path):
     assert "No run was completed" in text
     assert "1 oom" in text
     assert spent_in_words(summary) == "Spent by 1 run: no cost was recorded"
+
+
+def test_a_single_run_is_told_in_four_lines_with_units_and_without_what_is_absent():
+    record = Record(status="completed", identity={}, notes={"energy/method": "estimated"})
+    record.put(
+        {
+            "val/accuracy": 0.75,
+            "model/bytes": 2_500_000,
+            "infer/single_stream/flops": 1.5e6,
+            "cost/total/own/energy_joules": 30.0,
+        }
+    )
+    told = in_short(record)
+    assert len(told.splitlines()) == 4
+    for part in ("accuracy on validation 0.75", "stored in 2.50 MB", "work 1.50 MFLOP", "30.0 J (estimated)"):
+        assert part in told
+    assert "latency" not in told
