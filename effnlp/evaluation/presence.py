@@ -196,18 +196,21 @@ def _leads_to(path: Path, descriptor: OwnedDescriptor) -> bool:
         return False
 
 
+def _is_alive(path: Path, pid: int) -> bool:
+    """Whether the process that made the file still holds it."""
+    if pid == os.getpid():
+        return path in _held
+    return _is_locked(path) if HAS_LOCKS else psutil.pid_exists(pid)
+
+
 def _describe(path: Path) -> str | None:
     """Who holds the file; None if nobody does, and then the file is removed if it may be."""
     pid = int(path.stem)
     try:
         content = path.read_text(encoding="utf-8")
-        if pid == os.getpid():
-            is_alive = path in _held
-        else:
-            is_alive = _is_locked(path) if HAS_LOCKS else psutil.pid_exists(pid)
+        if not _is_alive(path, pid):
+            return None
     except OSError:
-        return None
-    if not is_alive:
         return None
     try:
         description = json.loads(content)["description"]
