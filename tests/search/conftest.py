@@ -39,6 +39,7 @@ def in_this_process(monkeypatch):
         return 0
 
     monkeypatch.setattr("effnlp.search.worker.call_in_child", call)
+    monkeypatch.setattr("effnlp.search.worker.context", lambda: None)
     return calls
 
 
