@@ -39,13 +39,14 @@ effnlp methods lists what can be chosen."""
 SWEEP_HELP = """usage: effnlp sweep [OVERRIDE …] [Hydra's options]
 
 Search the Pareto frontier. A plain override fixes a dimension; a comma list, interval() or range() makes
-it a dimension of the space. State and results are in multirun/<search.name>/; the same command resumes.
+it a dimension of the space (whole numbers: range(1,9) or int(interval(1,9))). State and results are in
+multirun/<search.name>/; the same command resumes.
 
 examples:
   effnlp sweep search/space=quickstart search.trials=16 search.workers=2
   effnlp sweep task=sst2 model=bag_of_ngrams,pretrained peft=none,lora,bitfit search.trials=24
   effnlp sweep search/space=quickstart 'finetuning.learning_rate=tag(log,interval(1e-4,2e-3))'
-  effnlp sweep search/space=quickstart 'search.objectives={val/accuracy: maximize, model/bytes: minimize}'
+  effnlp sweep search/space=quickstart 'search.objectives=[val/accuracy:max,model/bytes:min]'
   effnlp sweep search/space=quickstart search.seeds=3        replicates of the frontier with other seeds
 
 options that are often used:
