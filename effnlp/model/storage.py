@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from effnlp.compression.pruning import storage as sparse
+from effnlp.model import sparse
 
 
 def save_whole(thing: Any, path: Path) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from effnlp.compression.pruning.magnitude import prune_by_magnitude
-from effnlp.compression.pruning.storage import pack, stored_bytes, unpack
+from effnlp.model.sparse import pack, stored_bytes, unpack
 
 
 def with_zeros(dtype, fraction=0.6, shape=(13, 7)):
