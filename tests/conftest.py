@@ -1,6 +1,7 @@
 """What tests of several groups share: small real classifiers, batches for them, and a short training."""
 
 import importlib.util
+import signal
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -15,6 +16,10 @@ from effnlp.data.encodings import Encodings
 from effnlp.model.backbone import BackboneEncoder, Size
 from effnlp.model.classifier import Classifier
 from effnlp.model.mixer.attention import Attention
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Who starts the tests in the background of a shell has them ignore Ctrl-C, which some are about.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 VOCABULARY = 60
 CLASSES = 3
