@@ -49,6 +49,11 @@ class Dimension:
         """Its name in the study: unlike any other's, since a parameter must not change its values."""
         return f"{self.condition[0]}={self.condition[1]}/{self.key}" if self.condition else self.key
 
+    @property
+    def varies(self) -> bool:
+        """Whether it has more than one value; one with a single value is a setting of the space."""
+        return len(self.choices) != 1
+
     def is_there(self, values: Mapping[str, str]) -> bool:
         """Whether the choices made bring this dimension."""
         return self.condition is None or values.get(self.condition[0]) == self.condition[1]

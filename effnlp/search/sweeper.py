@@ -212,7 +212,7 @@ def _announce(spec: Sweep, folder: Path, legal: int, refusals: Counter[str]) -> 
     size = "a continuum of points" if combinations is None else f"{combinations} points"
     log.info(
         "%s: %d trials over %s in %d dimensions, %d at once with %d thread(s) each; %s",
-        spec.name, spec.trials, size, len(spec.dimensions), spec.workers, spec.threads, folder,
+        spec.name, spec.trials, size, sum(d.varies for d in spec.space.dimensions), spec.workers, spec.threads, folder,
     )  # fmt: skip
     if refusals:
         total = legal + sum(refusals.values())

@@ -237,7 +237,7 @@ class _Worker:
         done = sum(t.state.is_finished() for t in slots(study).values())
         width = len(str(self.sweep.trials))
         varied = dict(override.split("=", 1) for override in slot.overrides)
-        keys = [d.key for d in self.sweep.space.dimensions]
+        keys = [d.key for d in self.sweep.space.dimensions if d.varies]
         shown = " ".join(f"{key}={_short(varied[key])}" for key in dict.fromkeys(keys) if key in varied)
         log.info("%*d/%d  trial %03d  %s  %s", width, done, self.sweep.trials, slot.number, outcome, shown)
 

@@ -156,3 +156,12 @@ def test_parameters_that_a_point_leaves_open_are_left_open():
         "model=backbone/peft": "lora",
     }
     assert list(itertools.islice(parse({}, [])[0].points(), 2)) == [{}]
+
+
+def test_a_dimension_of_one_value_does_not_vary_and_all_others_do():
+    space, _ = parse({"trainer.epochs": 3, "peft": "none,lora", "seed.init": "range(0,4)"}, [])
+    assert {d.key: d.varies for d in space.dimensions} == {
+        "trainer.epochs": False,
+        "peft": True,
+        "seed.init": True,
+    }
