@@ -383,6 +383,7 @@ def fit(
     extra: list[pl.Callback] = [RichProgressBar(leave=False)] if bar else []
     if settings.patience is not None:
         extra.append(EarlyStopping(SELECTION, patience=settings.patience, mode="max", check_finite=False))
+    training.model.train()  # Lightning keeps the modes of modules, and a pretrained model comes in evaluation mode
     with quiet_lightning():
         trainer = pl.Trainer(
             accelerator="gpu" if hardware.torch_device() == "cuda" else "cpu",

@@ -98,6 +98,18 @@ def test_every_step_is_gauged_every_round_validated_and_saved(train):
     assert not gauge.open
 
 
+def test_a_model_that_comes_in_evaluation_mode_is_trained_in_training_mode(train):
+    modes = []
+
+    def objective(model, batch):
+        modes.append(all(module.training for module in model.modules()))
+        return Classify().objective(model, batch)
+
+    train(objective=objective, epochs=1)
+    assert modes
+    assert all(modes)
+
+
 def test_the_best_validation_is_kept_the_first_of_equals(train):
     fitted, best, *_ = train(accuracies=[10, 30, 30, 20], folder="a")
     assert (fitted.best_step, fitted.best_accuracy) == (6, pytest.approx(0.3))

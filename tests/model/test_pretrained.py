@@ -195,6 +195,15 @@ def test_pretrained_weights_learn_slower_than_the_head(folders):
         Pretrained(learning_rate_factor=0)
 
 
+def test_its_own_dropout_acts_while_it_is_trained_unless_it_is_switched_off(folders):
+    for inner, is_random in ((True, True), (False, False)):
+        tokenizer, model = build(folders["bert"], dropout=0.0, inner_dropout=inner)
+        batch = tokenizer.encode(["a text with some words"] * 4).batch(range(4))
+        model.train()
+        first, second = model(batch), model(batch)
+        assert torch.equal(first, second) is not is_random
+
+
 def test_half_precision_weights_are_loaded_as_single(tmp_path):
     model = transformers.AutoModel.from_config(SMALL["bert"]).half()
     _, loaded = build(save(SMALL["bert"], tmp_path, model))
