@@ -21,6 +21,10 @@ EVALUATOR = "1"
 
 COMPLETED = "completed"
 FAILED = "failed"
+STOPPED = "stopped"
+"""Told to end at a rung by the search; the values are those of the rung."""
+PAUSED = "paused"
+"""Told to wait at a rung. Never written: what waits has a checkpoint and no record."""
 
 
 @dataclass
@@ -28,7 +32,7 @@ class Record:
     """One run.
 
     Attributes:
-        status: ``completed`` or ``failed``.
+        status: ``completed``, ``failed`` or ``stopped``.
         identity: Who and where: ``config_hash``, ``seed_init``, ``seed_order``, ``task``,
             ``task_fingerprint``, ``recipe``, ``effnlp``, ``evaluator``, ``git_commit``, ``python``,
             ``packages``, ``machine``, ``overrides``, ``started``, ``finished`` (ISO 8601, UTC).
@@ -37,8 +41,10 @@ class Record:
         values: Flat keys to finite numbers.
         absent: Keys that could not be measured, with the reason.
         notes: What is said in words: ``energy/method``, operators left uncounted, what a method did.
-        reason: For a failed run one of ``nan``, ``oom``, ``interrupted``, ``killed``, ``disk``, ``error``.
-        message: For a failed run, what happened, in a sentence or a traceback's last line.
+        reason: For a failed run one of ``nan``, ``oom``, ``interrupted``, ``killed``, ``disk``, ``error``; for a
+            stopped one ``stopped``.
+        message: For a failed run, what happened, in a sentence or a traceback's last line; for a stopped one
+            why, in a sentence.
     """
 
     status: str

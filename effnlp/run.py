@@ -44,6 +44,7 @@ from effnlp.model.classifier import count_params
 from effnlp.model.storage import Deployed, stored_bytes
 from effnlp.provenance import describe_run, now
 from effnlp.record import COMPLETED, FAILED, Events, Record, write_atomically
+from effnlp.search.rungs import Rungs
 from effnlp.signals import term_is_interrupt
 from effnlp.tracking.guarded import Guarded
 from effnlp.tracking.tracker import Tracker
@@ -61,6 +62,7 @@ def run(
     folder: Path,
     overrides: Sequence[str] = (),
     config_dir: Path | None = None,
+    rungs: Rungs | None = None,
 ) -> Record:
     """Do one run and leave its record in ``folder``.
 
@@ -73,9 +75,12 @@ def run(
         folder: Where everything is written.
         overrides: What the user typed, for the record.
         config_dir: A user's own configs, for legality.
+        rungs: Where the run shows what it would become, and is told whether to go on.
 
     Returns:
-        The record; if the run failed, its ``status`` is ``failed`` and ``reason`` says why.
+        The record; if the run failed, its ``status`` is ``failed`` and ``reason`` says why. A run that was told
+        to stop at a rung has the status ``stopped``. One that was told to pause has the status ``paused``, and
+        that record is not written: the same call goes on from the checkpoint.
 
     Raises:
         RunInUseError: If another process is doing this very run.
