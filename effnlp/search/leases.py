@@ -1,0 +1,76 @@
+"""Leases: how a worker shows that it is there, and how others see that one is gone.
+
+A worker keeps a file in the sweep's folder young; all machines of a sweep see that folder. Ages are taken
+between files of the same folder, so that clocks of machines need not agree.
+"""
+
+import contextlib
+import os
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from effnlp.search.children import alive
+
+RENEWALS = 6
+"""How often a lease is renewed in the time that it is good for."""
+
+
+@contextmanager
+def lease(folder: Path, token: str, seconds: float) -> Iterator[None]:
+    """Keep the lease of ``token`` while the block runs."""
+    path = _path(folder, token)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(seconds / RENEWALS):
+            with contextlib.suppress(OSError):
+                path.touch()
+
+    thread = threading.Thread(target=renew, daemon=True, name=f"lease-{token}")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def whether_lost(folder: Path, owner: Mapping[str, Any], seconds: float, host: str) -> str:
+    """``no``, ``yes``, or ``silent`` if the owner's lease is not renewed in time but not over yet.
+
+    Args:
+        owner: As in the study: ``token``, ``host``, ``pid``.
+        host: This machine, where a process that is gone need not be waited for.
+    """
+    path = _path(folder, owner["token"])
+    try:
+        age = _now(folder) - path.stat().st_mtime
+    except FileNotFoundError:
+        return "yes"
+    if owner.get("host") == host and not alive(int(owner.get("pid", 0))):
+        return "yes"
+    if age > seconds:
+        return "yes"
+    return "silent" if age > 2 * seconds / RENEWALS else "no"
+
+
+def _now(folder: Path) -> float:
+    """The time as the folder's file system has it."""
+    probe = _path(folder, f".now-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _path(folder: Path, token: str) -> Path:
+    return folder / "leases" / token
