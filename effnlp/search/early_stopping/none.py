@@ -1,0 +1,6 @@
+"""No early stopping: every trial runs to its end."""
+
+
+def none() -> None:
+    """No rungs."""
+    return

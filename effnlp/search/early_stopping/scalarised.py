@@ -1,0 +1,65 @@
+"""Asynchronous successive halving on random weightings of the objectives: every trial is judged by its own.
+
+Source: Schmucker et al. (2021), https://arxiv.org/abs/2106.12639, where it is the baseline with random weights
+
+The sum is that of the objectives scaled to [0, 1] over the rung, with weights that are uniform on the simplex and
+hang on the seed and the trial's number alone.
+"""
+
+from functools import partial
+
+import numpy as np
+
+from effnlp.search.early_stopping.halving import Rule, SuccessiveHalving
+from effnlp.search.pareto import distinct, dominators
+
+
+def weights(seed: int, number: int, objectives: int) -> np.ndarray:
+    """(m,) weights of a trial, at least 0 with the sum 1, uniform on the simplex."""
+    generator = np.random.default_rng(np.random.SeedSequence([seed, number]))
+    return generator.dirichlet(np.ones(objectives))
+
+
+def scaled(values: np.ndarray) -> np.ndarray:
+    """(n, m) values from 0 for the least to 1 for the greatest of each objective; 0 where all are the same."""
+    spans = np.ptp(values, axis=0)
+    made: np.ndarray = (values - values.min(axis=0)) / np.where(spans > 0, spans, 1.0)
+    return made
+
+
+def preceding(values: np.ndarray, numbers: np.ndarray, item: int, seed: int) -> np.ndarray:
+    """(n,) bool: records with a lower sum by the item's weights; equal sums are in lexicographic order."""
+    sums = scaled(values) @ weights(seed, int(numbers[item]), values.shape[1])
+    _, places = distinct(values)
+    before: np.ndarray = (sums < sums[item]) | ((sums == sums[item]) & (places < places[item]))
+    return before
+
+
+def positions(values: np.ndarray, numbers: np.ndarray, seed: int) -> np.ndarray:
+    """(n,) int: how many records are before each one by its own weights."""
+    return np.array(
+        [preceding(values, numbers, item, seed).sum() for item in range(len(values))], dtype=np.int64
+    )
+
+
+def always_preceding(values: np.ndarray, item: int) -> np.ndarray:
+    """(n,) bool: records that dominate the item have a lower sum by any weights and on any scale."""
+    return dominators(values, values[item])
+
+
+def scalarised(
+    seed: int,
+    variant: str = "stopping",
+    reduction_factor: int = 3,
+    min_resource: int = 1,
+    max_resource: int = 9,
+) -> SuccessiveHalving:
+    """Halving by random weights; ``seed`` is that of the weights, the others those of :class:`SuccessiveHalving`.
+
+    Raises:
+        ValueError: If the seed is negative.
+    """
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
+    rule = Rule(partial(preceding, seed=seed), partial(positions, seed=seed), always_preceding)
+    return SuccessiveHalving(variant, reduction_factor, min_resource, max_resource, rule)
