@@ -2,19 +2,24 @@
 
 import contextlib
 import os
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from effnlp.model import sparse
 
 
-def save_whole(thing: Any, path: Path) -> None:
+def save_whole(thing: Any, path: Path, pickle_module: ModuleType = pickle) -> None:
     """``torch.save`` beside ``path``, then rename into place: a kill or a full disk leaves the old file whole.
+
+    Args:
+        pickle_module: What turns all but the storages of tensors into bytes.
 
     Raises:
         OSError: If it cannot be written. By itself torch says of a full disk ``unexpected pos 576 vs 534``.
@@ -22,7 +27,7 @@ def save_whole(thing: Any, path: Path) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with beside.open("wb") as file:
-            torch.save(thing, file)
+            torch.save(thing, file, pickle_module=pickle_module)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
@@ -35,6 +40,45 @@ def save_whole(thing: Any, path: Path) -> None:
             beside.unlink(missing_ok=True)
 
 
+class PackingPickler(pickle.Pickler):
+    """Writes each tensor in the form that takes fewer bytes (:mod:`effnlp.model.sparse`).
+
+    What is read back is the tensor, bit for bit; no reader needs to know that it was packed.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.parts: list[
+            Any
+        ] = []  # of packed tensors: written as they are, and alive, so that no id comes twice
+
+    def reducer_override(self, thing: Any) -> Any:
+        """How to make ``thing`` again, if it is a tensor that is smaller packed."""
+        if not _may_be_packed(thing) or any(thing is part for part in self.parts):
+            return NotImplemented
+        packed = sparse.pack_tensor(thing)
+        if packed is thing:
+            return NotImplemented
+        assert isinstance(packed, dict)
+        self.parts += packed.values()
+        return sparse.unpack_tensor, (packed,)
+
+
+def _may_be_packed(thing: Any) -> bool:
+    """Whether packing keeps all there is to know of ``thing``: a plain tensor on the CPU, in plain order."""
+    return (
+        type(thing) is Tensor
+        and thing.layout == torch.strided
+        and thing.device.type == "cpu"
+        and thing.is_contiguous()
+        and not (thing.requires_grad or thing.is_quantized or vars(thing))
+    )
+
+
+PACKING = ModuleType("packing", "The pickle module, with a pickler that packs tensors.")
+vars(PACKING).update({**vars(pickle), "__name__": "packing", "Pickler": PackingPickler})
+
+
 @dataclass
 class Deployed:
     """What is deployed: the model with all that it needs to read texts.
@@ -43,15 +87,17 @@ class Deployed:
         model: Maps a batch to logits.
         tokenizer: Maps texts to ids.
         labels: Names of the classes.
+        is_pair: Whether it reads pairs of texts.
     """
 
     model: nn.Module
     tokenizer: Any
     labels: Sequence[str]
+    is_pair: bool = False
 
     def save(self, path: Path) -> None:
-        """Write one file, whole; see :func:`save_whole`."""
-        save_whole(self, path)
+        """Write one file, whole (see :func:`save_whole`), of about :func:`stored_bytes` and the tokenizer."""
+        save_whole(self, path, PACKING)
 
     @classmethod
     def load(cls, path: Path) -> "Deployed":

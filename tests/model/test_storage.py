@@ -1,11 +1,16 @@
+import copy
 import errno
 import os
 import shutil
 import subprocess
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
+from effnlp.compression.pruning.magnitude import prune_by_magnitude
+from effnlp.compression.quantization.int8_weight_only import quantize_weights
 from effnlp.model.storage import Deployed, save_whole, stored_bytes
 
 
@@ -71,3 +76,69 @@ def test_zeros_cost_less_than_weights_and_only_what_is_named_counts(make_classif
             if isinstance(layer, torch.nn.Linear):
                 layer.weight[:, : layer.weight.shape[1] * 9 // 10] = 0
     assert stored_bytes(model) < dense
+
+
+def bytes_beside_the_weights(deployed, path):
+    """Of a file with ``deployed``: what the tokenizer and the structure take."""
+    bare = copy.deepcopy(deployed)
+    for tensor in (*bare.model.parameters(), *bare.model.buffers()):
+        tensor.data = tensor.data[..., :0].clone()
+    bare.save(path)
+    return path.stat().st_size
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("quantize", [False, True])
+def test_the_file_is_as_large_as_the_bytes_of_the_model_say(sparsity, quantize, make_classifier, tmp_path):
+    model = prune_by_magnitude(make_classifier(width=256), sparsity)
+    deployed = Deployed(quantize_weights(model) if quantize else model, {"a": 1}, ("x", "y", "z"))
+    deployed.save(tmp_path / "deployed.pt")
+    size = (tmp_path / "deployed.pt").stat().st_size
+    beside = bytes_beside_the_weights(deployed, tmp_path / "bare.pt")
+    assert size - beside == pytest.approx(stored_bytes(deployed.model), rel=0.04)
+
+
+CHANGES = {
+    "int8": quantize_weights,
+    "pruned": partial(prune_by_magnitude, sparsity=0.8),
+    "none": nn.Identity(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@torch.inference_mode()
+def test_a_packed_model_is_loaded_bit_for_bit_with_all_that_its_parameters_carry(
+    change, make_classifier, make_batch, tmp_path
+):
+    model, batch = change(make_classifier()), make_batch()
+    model.head.weight.learning_rate_factor = 3.0
+    model.head.bias.requires_grad_(False)
+    Deployed(model, {}, ("x", "y", "z"), is_pair=True).save(tmp_path / "deployed.pt")
+    loaded = Deployed.load(tmp_path / "deployed.pt")
+    assert torch.equal(loaded.model(batch), model(batch))
+    assert loaded.is_pair
+    assert loaded.model.head.weight.learning_rate_factor == 3.0
+    flags = [(name, parameter.requires_grad) for name, parameter in model.named_parameters()]
+    assert [(name, parameter.requires_grad) for name, parameter in loaded.model.named_parameters()] == flags
+    for name, tensor in model.state_dict().items():
+        other = loaded.model.state_dict()[name]
+        assert torch.equal(tensor, other), name
+        assert (tensor.dtype, tensor.stride()) == (other.dtype, other.stride())
+
+
+def test_tensors_that_are_one_stay_one_and_minus_zero_stays_minus_zero(tmp_path):
+    model = nn.ModuleDict({"a": nn.Linear(64, 64), "b": nn.Linear(64, 64)})
+    with torch.no_grad():
+        model["a"].weight.zero_()[0, :3] = -0.0
+    model["b"].weight = model["a"].weight
+    Deployed(model, {}, ()).save(tmp_path / "deployed.pt")
+    loaded = Deployed.load(tmp_path / "deployed.pt").model
+    assert loaded["a"].weight is loaded["b"].weight
+    assert loaded["a"].weight.signbit().nonzero().tolist() == [[0, 0], [0, 1], [0, 2]]
+
+
+def test_a_file_of_before_there_were_pairs_reads_single_texts(make_classifier, tmp_path):
+    deployed = Deployed(make_classifier(), {}, ("x",))
+    del deployed.is_pair
+    torch.save(deployed, tmp_path / "deployed.pt")
+    assert Deployed.load(tmp_path / "deployed.pt").is_pair is False
