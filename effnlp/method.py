@@ -12,8 +12,14 @@ importing it (:mod:`effnlp.legality`).
 A method may have the attribute ``settled_after``, in [0, 1], 0 where it is absent: the share of the training
 steps before which the model is not yet what the method makes of it (a pruning schedule still rising, exits
 still untrained). Before it no checkpoint may be chosen as the best, and nothing may stop early.
+
+At a rung of a search a model in training is judged as what it would become: a copy of it and of its methods
+is finished. A method whose ``finish`` says too little of that while its schedule runs may declare
+``preview(model, step, steps)``, which is called in place of ``finish`` with the steps done and the steps in
+all. It must give a model that costs at inference what the finished one will.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +62,24 @@ def finish(method: Any, model: nn.Module) -> nn.Module:
     if callable(method) and not hasattr(method, "prepare") and not hasattr(method, "callbacks"):
         return method(model)
     return model
+
+
+def preview(methods: Sequence[Any], model: nn.Module, step: int, steps: int) -> nn.Module:
+    """What the methods, in order, would make of a model in training; neither they nor it are touched.
+
+    Args:
+        step: Training steps done.
+        steps: Training steps in all.
+
+    Returns:
+        Another model, on the CPU and in evaluation mode.
+    """
+    # Together: what a method remembers of the model must be found in the copy.
+    model, methods = copy.deepcopy((model, list(methods)))
+    model = model.cpu().eval()
+    for method in methods:
+        model = method.preview(model, step, steps) if hasattr(method, "preview") else finish(method, model)
+    return model.eval()
 
 
 def settled_after(methods: Sequence[Any]) -> float:

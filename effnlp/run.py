@@ -24,6 +24,7 @@ from effnlp import method
 from effnlp.cache import fetch
 from effnlp.data.prepare import Prepared, load_task, prepare_data
 from effnlp.evaluation.evaluate import evaluate_quality, evaluate_scenarios
+from effnlp.evaluation.measured import Measured
 from effnlp.evaluation.meter import Meter
 from effnlp.evaluation.quiet import QuietLock
 from effnlp.evaluation.steps import MeterGauge
@@ -43,8 +44,8 @@ from effnlp.menu import conf_dir
 from effnlp.model.classifier import count_params
 from effnlp.model.storage import Deployed, stored_bytes
 from effnlp.provenance import describe_run, now
-from effnlp.record import COMPLETED, FAILED, Events, Record, write_atomically
-from effnlp.search.rungs import Rungs
+from effnlp.record import COMPLETED, FAILED, PAUSED, STOPPED, Events, Record, write_atomically
+from effnlp.search.rungs import Rung, Rungs, Verdict
 from effnlp.signals import term_is_interrupt
 from effnlp.tracking.guarded import Guarded
 from effnlp.tracking.tracker import Tracker
@@ -54,6 +55,14 @@ log = logging.getLogger(__name__)
 
 class RunInUseError(RuntimeError):
     """Another process does this very run."""
+
+
+class _ToldError(Exception):
+    """The search has told the run to stop or to pause at a rung."""
+
+    def __init__(self, rung: Rung, verdict: Verdict) -> None:
+        super().__init__(verdict.sentence)
+        self.rung, self.verdict = rung, verdict
 
 
 def run(
@@ -97,7 +106,9 @@ def run(
     closing: list[Tracker] = []
     try:
         with term_is_interrupt():
-            return _stages(config, chosen, folder, record, config_dir, closing)
+            return _stages(config, chosen, folder, record, config_dir, closing, rungs)
+    except _ToldError as told:
+        return _end_at_rung(record, folder, told.rung, told.verdict)
     except (KeyboardInterrupt, InterruptedRunError) as stop:
         message = str(stop) or "stopped by the user"
         return _fail(record, folder, "interrupted", f"{message}; the same command resumes it")
@@ -207,6 +218,14 @@ class _Shared:
         self.events.add("train", step=step, **values)
         self.tracker.log(values, step, "finetuning")
 
+    def tell(self, rung: Rung, verdict: Verdict) -> None:
+        """A rung and what the search said to it."""
+        self.events.add(
+            "rung", index=rung.index, level=rung.level, step=rung.step, steps=rung.steps,
+            verdict=verdict.word, sentence=verdict.sentence, values=dict(rung.values),
+        )  # fmt: skip
+        self.tracker.log(rung.values, rung.step, "rung")
+
 
 def _stages(
     config: Mapping[str, Any],
@@ -215,6 +234,7 @@ def _stages(
     record: Record,
     config_dir: Path | None,
     closing: list[Tracker],
+    rungs: Rungs | None,
 ) -> Record:
     """All stages in order; ``closing`` receives the tracker once it is started."""
     steps = check(config, chosen, [conf_dir()] + ([config_dir] if config_dir else []))
@@ -246,7 +266,7 @@ def _stages(
         record.identity |= {
             "task": task.name, "task_fingerprint": task.fingerprint, "recipe": dict(task.recipe),
         }  # fmt: skip
-        if not config["again"] and (earlier := _earlier(folder, record)) is not None:
+        if not config["again"] and (earlier := _earlier(folder, record, rungs)) is not None:
             return earlier
         shared.take_up()
         shared.events.add("started", task=task.name, fingerprint=task.fingerprint)
@@ -263,14 +283,16 @@ def _stages(
             model = method.prepare(prepared, model)
             record.put({"model/trainable_params": count_params(model, trainable_only=True)})
             trainable = _trainable(model)
-            fitted = _finetune(model, prepared, data, config, finetuning, settings, shared)
+            finishing = [methods[group] for group in _groups(steps, "finish")]
+            at_rungs = _AtRungs(rungs, model, finishing, trainable, data, config, shared) if rungs else None
+            fitted = _finetune(model, prepared, data, config, finetuning, settings, shared, at_rungs)
             record.put(_fit_values(fitted))
         with meter.stage("compression", count_flops=True):
-            record.put({"model/delta_bytes": stored_bytes(model, only=trainable | _trainable(model))})
+            record.put(_delta(model, trainable))
             model.eval()
-            for group in _groups(steps, "finish"):
-                model = method.finish(methods[group], model)
-        deployed = Deployed(model, data.tokenizer, task.labels)
+            for each in finishing:
+                model = method.finish(each, model)
+        deployed = Deployed(model, data.tokenizer, task.labels, task.is_pair)
         with meter.stage("evaluation"):
             _evaluate(deployed, data, config, shared)
     record.notes["data/filter"] = dict(data.reasons)
@@ -294,19 +316,25 @@ def _trainable(model: nn.Module) -> frozenset[str]:
     return frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
+def _delta(model: nn.Module, trainable: frozenset[str]) -> dict[str, float]:
+    """What must be kept of a model beside its base: what was trained at first, or is now."""
+    return {"model/delta_bytes": float(stored_bytes(model, only=trainable | _trainable(model)))}
+
+
 def _key(record: Record) -> list[Any]:
     """What makes it this very run: an attempt or a record with another key is of another."""
     names = ("config_hash", "seed_init", "seed_order", "task_fingerprint", "evaluator")
     return [record.identity.get(name) for name in names]
 
 
-def _earlier(folder: Path, record: Record) -> Record | None:
-    """The finished record of this very run, if there is one."""
+def _earlier(folder: Path, record: Record, rungs: Rungs | None) -> Record | None:
+    """The finished record of this very run, if there is one; where it has rungs, stopped is finished, too."""
     try:
         earlier = Record.load(folder)
     except (FileNotFoundError, ValueError):
         return None
-    if earlier.status != COMPLETED or _key(earlier) != _key(record):
+    ends = (COMPLETED, STOPPED) if rungs else (COMPLETED,)
+    if earlier.status not in ends or _key(earlier) != _key(record):
         return None
     log.info("already complete: %s (again=true runs it anew)", folder / "record.json")
     return earlier
@@ -320,6 +348,7 @@ def _finetune(
     finetuning: Any,
     settings: TrainerSettings,
     shared: _Shared,
+    at_rungs: "_AtRungs | None",
 ) -> Fitted:
     """Train ``model`` in place."""
     seeds = config["seed"]
@@ -336,6 +365,7 @@ def _finetune(
         data.examples["validation"],
         settings,
         method.settled_after(methods),
+        at_rungs.rungs.steps(steps) if at_rungs else (),
     )
     return fit(
         training,
@@ -346,35 +376,151 @@ def _finetune(
         gauge=MeterGauge(shared.meter, shared.quiet),
         at_checkpoint=shared.remember_spent,
         report=shared.report,
+        at_start=at_rungs.look if at_rungs else _pass,
     )
+
+
+def _pass(_: int) -> None:
+    """Nothing to look at."""
+
+
+@dataclass
+class _AtRungs:
+    """Shows the search at each rung what the model in training would become.
+
+    Attributes:
+        model: The one in training; all that is done is done to copies.
+        methods: What finishes it, in order.
+        trainable: Names of the parameters that were trained at first.
+    """
+
+    rungs: Rungs
+    model: nn.Module
+    methods: Sequence[Any]
+    trainable: frozenset[str]
+    data: Prepared
+    config: Mapping[str, Any]
+    shared: _Shared
+    reported: int = 0
+
+    def look(self, step: int) -> None:
+        """Report the rungs that ``step`` has reached.
+
+        Raises:
+            _ToldError: If the search says stop or pause.
+            DivergedError: If a value is not finite.
+        """
+        steps = steps_of(len(self.data.train), TrainerSettings(**self.config["trainer"]))
+        due = self.rungs.due(step, steps, after=max(self.reported, self.rungs.known))
+        if not due:
+            return
+        values = self._values(step, steps)
+        self.shared.remember_spent()
+        cost = dict(self.shared.meter.as_values().values)
+        for index in due:
+            rung = Rung(index, self.rungs.levels[index], step, steps, values, cost)
+            with self.shared.meter.paused():
+                verdict = self.rungs.report(rung)
+            self.reported = index + 1
+            self.shared.tell(rung, verdict)
+            if verdict.word != "continue":
+                raise _ToldError(rung, verdict)
+
+    def _values(self, step: int, steps: int) -> dict[str, float]:
+        """Record keys of what the model would become: quality on validation, FLOPs, sizes, data."""
+        shared = self.shared
+        with torch.random.fork_rng(devices=_devices()):
+            with shared.meter.aside("evaluation", count_flops=True):
+                delta = _delta(self.model, self.trainable)
+                model = method.preview(self.methods, self.model, step, steps)
+            with shared.meter.aside("evaluation"):
+                found = _measured(model, self.data, self.config, shared, ["val"], step, latency=False)
+        kept = {
+            key: value for key, value in shared.record.values.items() if key.startswith(("data/", "model/"))
+        }
+        return {key: float(value) for key, value in {**kept, **delta, **found.values}.items()}
+
+
+def _devices() -> list[int]:
+    """The GPUs whose random numbers a look must not use up."""
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+
+
+def _end_at_rung(record: Record, folder: Path, rung: Rung, verdict: Verdict) -> Record:
+    """The record of a run that was told to stop, or the unwritten one of a run that was told to pause."""
+    record.status = STOPPED if verdict.word == "stop" else PAUSED
+    record.reason, record.message = record.status, verdict.sentence
+    record.put({**rung.values, "train/steps": rung.step})
+    record.notes["rung"] = {name: getattr(rung, name) for name in ("index", "level", "step", "steps")}
+    record.identity["finished"] = now()
+    try:
+        if record.status == STOPPED:
+            record.save(folder)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        else:
+            (folder / "record.json").unlink(
+                missing_ok=True
+            )  # of an attempt that failed: this one has not ended
+        (folder / "traceback.txt").unlink(missing_ok=True)
+        Events(folder).add(record.status, message=verdict.sentence)
+    except OSError as error:
+        return _fail(record, folder, _reason(error), str(error))
+    log.info("%s at step %d of %d: %s", record.status, rung.step, rung.steps, verdict.sentence)
+    return record
+
+
+SPLITS = {"val": "validation", "test": "test"}
+"""How keys begin, to the split of the task."""
 
 
 def _evaluate(deployed: Deployed, data: Prepared, config: Mapping[str, Any], shared: _Shared) -> None:
     """Quality on validation (and on test, if asked) and cost at inference, into the record."""
     record, settings = shared.record, config["evaluation"]
-    model = deployed.model.to(shared.hardware.torch_device()).eval()
-    splits = {"val": "validation"} | ({"test": "test"} if settings["test"] else {})
+    splits = ["val", "test"] if settings["test"] else ["val"]
+    found = _measured(
+        deployed.model, data, config, shared, splits,
+        step=int(record.values["train/steps"]), latency=bool(settings["latency"]),
+    )  # fmt: skip
+    record.put(found.values, found.absent)
+    record.notes["applied"] = method.applied(deployed.model)
+
+
+def _measured(
+    model: nn.Module,
+    data: Prepared,
+    config: Mapping[str, Any],
+    shared: _Shared,
+    splits: Sequence[str],
+    step: int,
+    latency: bool,
+) -> Measured:
+    """What a finished model is like: quality on ``splits``, cost at inference, sizes.
+
+    Raises:
+        DivergedError: If a score is not finite; it names ``step``.
+    """
+    settings = config["evaluation"]
+    model = model.to(shared.hardware.torch_device()).eval()
+    values: dict[str, float] = {}
     gauge = MeterGauge(shared.meter, shared.quiet, getattr(model, "data_dependent_compute", False))
-    for prefix, split in splits.items():
+    for prefix in splits:
+        split = SPLITS[prefix]
         scores = evaluate_quality(
             model, data.examples[split], settings["quality"], settings["batch_size"], gauge
         )
         if any(not math.isfinite(value) for value in scores.values()):
-            raise DivergedError(scores.get("loss", math.nan), int(record.values["train/steps"]), split)
-        record.put({f"{prefix}/{key}": value for key, value in scores.items()})
+            raise DivergedError(scores.get("loss", math.nan), step, split)
+        values |= {f"{prefix}/{key}": value for key, value in scores.items()}
     found = evaluate_scenarios(
         model, data.examples["validation"].encodings, settings["scenarios"],
-        shared.quiet, shared.meter, latency=bool(settings["latency"]),
+        shared.quiet, shared.meter, latency=latency,
     )  # fmt: skip
-    record.put(found.values, found.absent)
-    record.put(
-        {
-            "model/params": count_params(model),
-            "model/active_params": count_params(model),
-            "model/bytes": stored_bytes(model),
-        }
-    )
-    record.notes["applied"] = method.applied(model)
+    sizes = {
+        "model/params": count_params(model),
+        "model/active_params": count_params(model),
+        "model/bytes": stored_bytes(model),
+    }
+    return Measured({**values, **found.values, **sizes}, found.absent)
 
 
 def _fit_values(fitted: Fitted) -> dict[str, float]:

@@ -6,6 +6,8 @@ permitted, a thread samples. Memory of child processes is not included.
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -91,6 +93,7 @@ class PeakMemory:
         self._use_high_water = use_high_water
         self._process_bytes = 0
         self._gpu_bytes: int | None = None
+        self._counts = True
         self._stop: threading.Event | None = None
         self._sampler: threading.Thread | None = None
 
@@ -128,6 +131,23 @@ class PeakMemory:
             _note_peaks()
         return MemoryPeak(self._process_bytes, self._gpu_bytes, self._stop is not None)
 
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """What is used inside does not count."""
+        with _lock:
+            _note_peaks()
+            _open.remove(self)
+        self._counts = False
+        try:
+            yield
+        finally:
+            with _lock:
+                _note_peaks()
+                reset_high_water()
+                _reset_cuda_peaks()
+                _open.append(self)
+            self._counts = True
+
     def note(self, process_bytes: int | None, gpu_bytes: int | None) -> None:
         """Take the current marks into account."""
         if process_bytes is not None and self._stop is None:
@@ -137,11 +157,13 @@ class PeakMemory:
 
     def _sample(self) -> None:
         assert self._stop is not None
+        is_last = False
         while True:
-            self._process_bytes = max(self._process_bytes, resident_bytes())
-            if self._stop.wait(SAMPLING_SECONDS):
+            if self._counts:
                 self._process_bytes = max(self._process_bytes, resident_bytes())
+            if is_last:
                 return
+            is_last = self._stop.wait(SAMPLING_SECONDS)
 
 
 def _note_peaks() -> None:

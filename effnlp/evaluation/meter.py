@@ -231,6 +231,32 @@ class Meter:
                 if counter is not None:
                     account.add_flops(counter.count)
 
+    @contextmanager
+    def aside(self, name: str, count_flops: bool = False) -> Iterator[None]:
+        """Charge what runs inside to the stage ``name`` instead of the open one, which then goes on.
+
+        Args:
+            name, count_flops: As in :meth:`stage`. The open stage must not watch operators itself: it would
+                count those inside, too.
+
+        Raises:
+            RuntimeError: If no stage is open.
+        """
+        self._account()
+        outer = self._open
+        assert outer is not None
+        with self._lock:
+            self._charge()
+            self._open = None
+        try:
+            with outer.memory.set_aside(), self.stage(name, count_flops):
+                yield
+        finally:
+            with self._lock:
+                outer.seconds, outer.cpu_seconds = self._clock(), self._cpu_seconds()
+                outer.energy = self.energy.mark()
+                self._open = outer
+
     def add_flops(self, count: FlopCount) -> None:
         """Charge FLOPs to the stage that is open."""
         self._account().add_flops(count)

@@ -2,9 +2,11 @@
 
 A training is divided into *rounds*. Each ends with a validation and a checkpoint from which an interrupted
 run goes on; all randomness of a step follows from the seed and the step's number, so that the resumed run
-ends as the uninterrupted one would.
+ends as the uninterrupted one would. A round may be cut: at a cut there is a checkpoint and a look at the
+model, but no validation, so that cuts do not change what comes of a training.
 """
 
+import bisect
 import contextlib
 import hashlib
 import itertools
@@ -140,6 +142,7 @@ class Training(pl.LightningModule):
         rounds: For each round the positions of each of its batches.
         settled_after: Fraction of the schedule before which the model is not yet what it will be (a pruning
             schedule still runs, say): a validation before it cannot be selected.
+        cuts: Steps at which a round is cut.
     """
 
     def __init__(
@@ -152,25 +155,39 @@ class Training(pl.LightningModule):
         validation: Examples,
         settings: TrainerSettings,
         settled_after: float = 0.0,
+        cuts: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.model = model
         self.objective, self.optimizer_factory = objective, optimizer
-        self.rounds, self.train_examples, self.validation_examples = rounds, train, validation
+        self.batches = [batch for round_ in rounds for batch in round_]
+        self.train_examples, self.validation_examples = train, validation
         self.settings, self.settled_after = settings, settled_after
-        self.steps = sum(len(round_) for round_ in rounds)
+        self.steps = len(self.batches)
+        self.round_ends = frozenset(itertools.accumulate(len(round_) for round_ in rounds))
+        self.ends = sorted(self.round_ends | {cut for cut in cuts if 0 < cut < self.steps})
+        self.next_end = self.ends[0]
         self.right = self.seen = 0
         self.loss_sum, self.loss_count = torch.zeros(()), 0
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """The batches of the round that comes next."""
-        positions = self.rounds[min(self.current_epoch, len(self.rounds) - 1)]
+        """The batches up to the end of the round, or to its next cut.
+
+        Found by the steps done and not by counting: the attempt that is taken up may have had other cuts.
+        """
+        self.next_end = (self.ends_after(self.global_step) or [self.steps])[0]
+        positions = self.batches[self.global_step : self.next_end]
         data = Batches(self.train_examples, positions, self.settings.pad_to_multiple)
         return DataLoader(data, batch_size=None, shuffle=False)
 
+    def ends_after(self, step: int) -> list[int]:
+        """The steps after ``step`` at which a round ends or is cut."""
+        return self.ends[bisect.bisect_right(self.ends, step) :]
+
     def val_dataloader(self) -> DataLoader[Batch]:
-        """The whole validation split, longest texts first."""
-        positions = self.validation_examples.by_length(2 * self.settings.batch_size)
+        """The whole validation split, longest texts first; nothing where the round is only cut."""
+        is_due = self.next_end in self.round_ends
+        positions = self.validation_examples.by_length(2 * self.settings.batch_size) if is_due else []
         data = Batches(self.validation_examples, positions, self.settings.pad_to_multiple)
         return DataLoader(data, batch_size=None, shuffle=False)
 
@@ -273,6 +290,19 @@ class AtCheckpoint(pl.Callback):
         self.then()
 
 
+class AtStart(pl.Callback):
+    """Calls a function of ours with the steps done before each round, and each part of one, begins.
+
+    Then the checkpoint of these steps is complete. The training that has ended begins no round.
+    """
+
+    def __init__(self, then: Callable[[int], None]) -> None:
+        self.then = then
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.then(trainer.global_step)
+
+
 class Curve(pl.Callback):
     """Hands the training curve on: to the events of the run, the tracker, and the reader of a log."""
 
@@ -350,6 +380,7 @@ def fit(
     gauge: StepGauge,
     at_checkpoint: Callable[[], None],
     report: Callable[[dict[str, float], int], None],
+    at_start: Callable[[int], None] = lambda _: None,
 ) -> Fitted:
     """Train ``training.model`` in place, up to its best settled validation.
 
@@ -357,8 +388,10 @@ def fit(
         callbacks: Those of the methods; they come before those of ours that meter and save.
         folder: Where checkpoints go; if an interrupted attempt left one there, it is taken up. One that had
             trained to its end is not trained further, be it that it had stopped early.
-        at_checkpoint: Called when a checkpoint is complete.
+        at_checkpoint: Called when a checkpoint is written.
         report: Receives points of the training curve and their step.
+        at_start: Called with the steps done before each round and each part of one, once the checkpoint of
+            these steps is complete; also where an attempt is taken up. What it raises ends the training.
 
     Raises:
         DivergedError: If the loss is not finite.
@@ -366,14 +399,16 @@ def fit(
     """
     settings = training.settings
     last = folder / "last.ckpt"
-    resumed_at = int(torch.load(last, weights_only=False)["global_step"]) if last.exists() else 0
+    taken_up = torch.load(last, weights_only=False) if last.exists() else {"global_step": 0, "epoch": -1}
+    resumed_at, rounds_done = int(taken_up["global_step"]), int(taken_up["epoch"]) + 1
+    del taken_up  # it holds a copy of the model and of the optimiser's state
     ended = folder / "fitted.json"
     if ended.exists():
         _load_best(training.model, folder)
         return Fitted(**{**json.loads(ended.read_text(encoding="utf-8")), "resumed_at": resumed_at})
     best = ModelCheckpoint(
         folder, filename="best", monitor=SELECTION, mode="max", save_weights_only=True,
-        enable_version_counter=False,
+        save_on_train_epoch_end=False, enable_version_counter=False,
     )  # fmt: skip
     newest = ModelCheckpoint(
         folder, filename="last", save_on_train_epoch_end=True, every_n_epochs=1,
@@ -382,14 +417,19 @@ def fit(
     bar = settings.progress == "bar" or (settings.progress == "auto" and sys.stderr.isatty())
     extra: list[pl.Callback] = [RichProgressBar(leave=False)] if bar else []
     if settings.patience is not None:
-        extra.append(EarlyStopping(SELECTION, patience=settings.patience, mode="max", check_finite=False))
+        extra.append(
+            EarlyStopping(
+                SELECTION, patience=settings.patience, mode="max", check_finite=False,
+                check_on_train_epoch_end=False,
+            )
+        )  # fmt: skip
     training.model.train()  # Lightning keeps the modes of modules, and a pretrained model comes in evaluation mode
     with quiet_lightning():
         trainer = pl.Trainer(
             accelerator="gpu" if hardware.torch_device() == "cuda" else "cpu",
             devices=1,
             precision=hardware.precision,  # type: ignore[arg-type]
-            max_epochs=len(training.rounds),
+            max_epochs=rounds_done + len(training.ends_after(resumed_at)),
             reload_dataloaders_every_n_epochs=1,
             gradient_clip_val=settings.gradient_clip,
             num_sanity_val_steps=0,
@@ -401,7 +441,7 @@ def fit(
             default_root_dir=folder,
             plugins=[WholeCheckpoints()],
             callbacks=[
-                Seeded(seed), *callbacks, Gauged(gauge), AtCheckpoint(at_checkpoint),
+                AtStart(at_start), Seeded(seed), *callbacks, Gauged(gauge), AtCheckpoint(at_checkpoint),
                 Curve(report, say=not bar and settings.progress != "none"), *extra, best, newest,
             ],
         )  # fmt: skip

@@ -7,9 +7,12 @@ whether to go on (a :class:`Verdict`).
 Source: Li et al. (2020), https://arxiv.org/abs/1810.05934
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from effnlp.search.early_stopping.halving import step_of
 
 Word = Literal["continue", "stop", "pause"]
 
@@ -81,30 +84,28 @@ class Rungs:
 
     def __post_init__(self) -> None:
         edges = (0, *self.levels, self.max_resource)
-        if any(high <= low for low, high in zip(edges, edges[1:], strict=False)):
+        if any(high <= low for low, high in itertools.pairwise(edges)):
             raise ValueError(
                 f"levels must rise and lie in 1 … {self.max_resource - 1}, got {list(self.levels)}"
             )
         if not 0 <= self.known <= len(self.levels):
             raise ValueError(f"known must be in 0 … {len(self.levels)}, got {self.known}")
 
-    def unknown_after(self, step: int, steps: int) -> list[tuple[int, int]]:
-        """Index and step of each rung not known yet, in order, that lies at ``step`` or after it.
+    def steps(self, steps: int) -> list[int]:
+        """The step of each level in a training of ``steps``; the last step stands for the end, which is no rung."""
+        return [step_of(level, self.max_resource, steps) for level in self.levels]
 
-        Levels on the last step are left out: the end of a training is its end. A rung that an earlier attempt
-        passed unreported would be lost; it is reported as soon as possible, and so counted as at ``step``.
+    def due(self, step: int, steps: int, after: int) -> list[int]:
+        """The rungs, by index and in order, that a training has reached and that were not reported.
 
         Args:
             step: Training steps done.
-            steps: Training steps of the whole trial.
+            steps: Training steps of the whole trial. Levels that fall on the last one are left out: the end of
+                a training is its end.
+            after: How many rungs were reported before.
         """
         return [
-            (index, max(at, step))
-            for index, level in enumerate(self.levels)
-            if index >= self.known and (at := step_of(level, self.max_resource, steps)) < steps
+            index
+            for index, at in enumerate(self.steps(steps))
+            if index >= after and at <= step and at < steps
         ]
-
-
-def step_of(level: int, max_resource: int, steps: int) -> int:
-    """The training step at which a level is reached: ``ceil(level / max_resource × steps)``, in integers."""
-    return -(-level * steps // max_resource)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from effnlp.record import COMPLETED, Record
+from effnlp.record import FAILED, Record
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class WandbTracker:
     def _finish(self, record: Record) -> None:
         said = {"status": record.status, "reason": record.reason, "message": record.message}
         self._run.summary.update({**record.values, **{key: word for key, word in said.items() if word}})
-        self._run.finish(exit_code=0 if record.status == COMPLETED else 1)
+        self._run.finish(exit_code=1 if record.status == FAILED else 0)
 
     def _ended_by_failure(self, doing: str, act: Callable[[], None]) -> None:
         if not self._tried(doing, act):
