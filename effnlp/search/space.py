@@ -4,23 +4,30 @@ A space is written in Hydra's own grammar of sweeps, in a file or on the command
 
     dimensions:
       model: bag_of_ngrams,backbone        # group choices are categorical
+      compression/quantization: glob(*)    # all of a group
       finetuning.learning_rate: tag(log, interval(1e-4, 1e-3))
       model=backbone:                      # only where this choice is made
-        model.size: tiny,small
+        peft: none,lora
+        peft=lora:                         # and only where this one is made there
+          peft.rank: tag(log, int(interval(2, 64)))
 """
 
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, RangeSweep
 
 from effnlp.compose import ConfigError
-from effnlp.menu import suggest
+from effnlp.menu import conf_dir, suggest
+from effnlp.search.grammar import globbed, in_grammar, key_of, meaning, parse_override
+
+Condition = tuple[str, str]
+"""A key and the value, as typed, that it must have."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,8 @@ class Dimension:
         low, high: Ends of a numeric dimension, both included.
         log: Whether it is drawn evenly on a logarithmic scale.
         integer: Whether it takes whole numbers.
-        condition: ``(key, value)`` of the choice that brings this dimension; None if it is always there.
+        condition: The choice that brings this dimension; None if it is always there.
+        within: The choices that bring the dimension which ``condition`` is about, the outermost first.
     """
 
     key: str
@@ -42,21 +50,114 @@ class Dimension:
     high: float = 0.0
     log: bool = False
     integer: bool = False
-    condition: tuple[str, str] | None = None
+    condition: Condition | None = None
+    within: tuple[Condition, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.within and self.condition is None:
+            raise ValueError(f"{self.key} is within {self.within}, but has no condition")
+        object.__setattr__(self, "choices", tuple(self.choices))  # lists, where it was read from JSON
+        object.__setattr__(self, "within", tuple((key, value) for key, value in self.within))
+        if self.condition is not None:
+            object.__setattr__(self, "condition", (self.condition[0], self.condition[1]))
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """All choices that must be made for it to be there, the outermost first."""
+        return (*self.within, self.condition) if self.condition else ()
 
     @property
     def name(self) -> str:
         """Its name in the study: unlike any other's, since a parameter must not change its values."""
-        return f"{self.condition[0]}={self.condition[1]}/{self.key}" if self.condition else self.key
+        # A value with a slash is quoted: data=a/b/c is the key b/c under data=a, data='a/b'/c is c under data=a/b.
+        shown = [f"{key}={value!r}" if "/" in value else f"{key}={value}" for key, value in self.conditions]
+        return "/".join([*shown, self.key])
+
+    @property
+    def size(self) -> int | None:
+        """How many values it takes; None for a continuum."""
+        if self.choices:
+            return len(self.choices)
+        if self.low == self.high:
+            return 1
+        return int(self.high) - int(self.low) + 1 if self.integer else None
 
     @property
     def varies(self) -> bool:
         """Whether it has more than one value; one with a single value is a setting of the space."""
-        return len(self.choices) != 1
+        return self.size != 1
 
     def is_there(self, values: Mapping[str, str]) -> bool:
         """Whether the choices made bring this dimension."""
-        return self.condition is None or values.get(self.condition[0]) == self.condition[1]
+        return all(values.get(key) == value for key, value in self.conditions)
+
+    def values(self) -> Iterator[str]:
+        """All its values as typed, in order.
+
+        Raises:
+            ValueError: If it is a continuum.
+        """
+        if self.size is None:
+            raise ValueError(f"{self.key} is a continuum, its values cannot be listed")
+        if self.choices:
+            return iter(self.choices)
+        if self.integer:
+            return map(str, range(int(self.low), int(self.high) + 1))
+        return iter([repr(self.low)])
+
+    def at(self, fraction: float) -> str:
+        """The value, as typed, at a fraction in [0, 1] of the way through: every value has an equal share."""
+        if self.choices:
+            return self.choices[min(int(fraction * len(self.choices)), len(self.choices) - 1)]
+        # Whole numbers reach half a step beyond their ends, so that the first and last have as much as others.
+        low, high = (self.low - 0.5, self.high + 0.5) if self.integer else (self.low, self.high)
+        if self.log:
+            value = low * (high / low) ** fraction if fraction < 1 else high
+        else:
+            value = low + fraction * (high - low)
+        value = min(max(value, self.low), self.high)
+        return str(round(value)) if self.integer else repr(float(value))
+
+    def fitting(self, value: Any) -> str | None:
+        """A value, as typed or as a config holds it, in the form that it has here; None if it is outside."""
+        if self.choices:
+            if value in self.choices:
+                return str(value)
+            meant = meaning(value)
+            return next((choice for choice in self.choices if meaning(choice) == meant), None)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            return None
+        if isinstance(value, bool) or not self.low <= number <= self.high:
+            return None
+        if self.integer:
+            return str(int(number)) if number.is_integer() else None
+        return repr(number)
+
+    def parameter(self, value: str) -> str | float | int:
+        """A value as typed, as the study holds it."""
+        return value if self.choices else int(value) if self.integer else float(value)
+
+    def distribution(self) -> Any:
+        """What Optuna draws it from."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.choices:
+            return CategoricalDistribution(self.choices)
+        if self.integer:
+            return IntDistribution(int(self.low), int(self.high), log=self.log)
+        return FloatDistribution(self.low, self.high, log=self.log)
+
+    @property
+    def extent(self) -> str:
+        """Its values, for a reader: ``none,lora`` or ``0.0001..0.01 (log)``."""
+        if self.choices:
+            return ",".join(self.choices)
+        return f"{self.low:g}..{self.high:g}" + (" (log)" if self.log else "")
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.extent}"
 
 
 @dataclass(frozen=True)
@@ -64,6 +165,9 @@ class Space:
     """Dimensions, those of a condition after the dimension that it is about."""
 
     dimensions: tuple[Dimension, ...]
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.dimensions)) or "no dimension"
 
     def sample(self, trial: Any) -> dict[str, str]:
         """Ask an Optuna trial for a value of each dimension that is there: key to the value as typed."""
@@ -73,41 +177,51 @@ class Space:
                 values[dimension.key] = _ask(trial, dimension)
         return values
 
+    def there(self, values: Mapping[str, str]) -> list[Dimension]:
+        """The dimensions that the choices made bring."""
+        return [dimension for dimension in self.dimensions if dimension.is_there(values)]
+
     def parameters(self, values: Mapping[str, str]) -> dict[str, Any]:
         """The study's parameters of given values, to be tried first.
 
         Raises:
             ConfigError: If a key is no dimension here or a value is outside it.
         """
+        settled: dict[str, str] = {}
         found: dict[str, Any] = {}
-        for key, value in values.items():
-            dimension = next((d for d in self.dimensions if d.key == key and d.is_there(values)), None)
-            if dimension is None:
-                known = [d.key for d in self.dimensions if d.is_there(values)]
+        for dimension in self.dimensions:  # in their order: what a condition is about comes before it
+            if dimension.key in values and dimension.is_there(settled):
+                value = settled[dimension.key] = _inside(dimension, values[dimension.key])
+                found[dimension.name] = dimension.parameter(value)
+        for key in values:
+            if key not in settled:
+                known = [d.key for d in self.there(settled)]
                 raise ConfigError(f"search.first: {key} is not a dimension of the space{suggest(key, known)}")
-            if dimension.choices and value not in dimension.choices:
-                raise ConfigError(
-                    f"search.first: {key}={value} is not in the space{suggest(value, dimension.choices)}"
-                )
-            found[dimension.name] = value if dimension.choices else _number(dimension, value)
         return found
 
     def combinations(self) -> int | None:
         """How many distinct points there are; None if a dimension is a continuum."""
-        if any(not d.choices and not d.integer for d in self.dimensions):
+        if any(d.size is None for d in self.dimensions):
             return None
+        asked: dict[str, list[str]] = {}
+        for key, value in {pair for d in self.dimensions for pair in d.conditions}:
+            asked.setdefault(key, []).append(value)
 
-        def count(index: int, values: dict[str, str]) -> int:
-            if index == len(self.dimensions):
-                return 1
-            d = self.dimensions[index]
-            if not d.is_there(values):
-                return count(index + 1, values)
-            if not d.choices:
-                return (int(d.high) - int(d.low) + 1) * count(index + 1, values)
-            return sum(count(index + 1, {**values, d.key: choice}) for choice in d.choices)
+        def points(index: int, values: Mapping[str, str]) -> int:
+            """Points of the dimensions from ``index``. Only values that a condition asks for are told apart."""
+            number = 1
+            for i, d in enumerate(self.dimensions[index:], index):
+                if not d.is_there(values):
+                    continue
+                size = d.size or 0
+                named = [value for value in asked.get(d.key, ()) if d.fitting(value) is not None]
+                if named:
+                    of_named = sum(points(i + 1, {**values, d.key: value}) for value in named)
+                    return number * (of_named + (size - len(named)) * points(i + 1, values))
+                number *= size
+            return number
 
-        return count(0, {})
+        return points(0, {})
 
     def points(self) -> Iterator[dict[str, str]]:
         """Every point of a space without a continuum: dimension key to the value as typed."""
@@ -120,138 +234,203 @@ class Space:
             if not d.is_there(values):
                 yield from walk(index + 1, values)
                 return
-            for choice in d.choices or map(str, range(int(d.low), int(d.high) + 1)):
-                yield from walk(index + 1, {**values, d.key: choice})
+            for value in d.values():
+                yield from walk(index + 1, {**values, d.key: value})
 
         return walk(0, {})
 
 
-def _number(dimension: Dimension, text: str) -> float | int:
-    try:
-        value = int(text) if dimension.integer else float(text)
-    except ValueError:
-        value = math.nan
-    if not dimension.low <= value <= dimension.high:
-        kind = "a whole number" if dimension.integer else "a number"
+def _inside(dimension: Dimension, value: str) -> str:
+    found = dimension.fitting(value)
+    if found is not None:
+        return found
+    if dimension.choices:
         raise ConfigError(
-            f"search.first: {dimension.key} takes {kind} from {dimension.low:g} to {dimension.high:g}, got {text}"
+            f"search.first: {dimension.key}={value} is not in the space{suggest(value, dimension.choices)}"
         )
-    return value
+    kind = "a whole number" if dimension.integer else "a number"
+    raise ConfigError(
+        f"search.first: {dimension.key} takes {kind} from {dimension.low:g} to {dimension.high:g}, got {value}"
+    )
 
 
 def _ask(trial: Any, dimension: Dimension) -> str:
     if dimension.choices:
         return str(trial.suggest_categorical(dimension.name, list(dimension.choices)))
     if dimension.integer:
-        value = trial.suggest_int(dimension.name, int(dimension.low), int(dimension.high), log=dimension.log)
-        return str(value)
+        low, high = int(dimension.low), int(dimension.high)
+        return str(trial.suggest_int(dimension.name, low, high, log=dimension.log))
     return repr(float(trial.suggest_float(dimension.name, dimension.low, dimension.high, log=dimension.log)))
 
 
-def parse(dimensions: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Space, list[str]]:
+# From text
+
+
+def parse(
+    dimensions: Mapping[str, Any], overrides: Sequence[str], folders: Sequence[Path] | None = None
+) -> tuple[Space, list[str]]:
     """The space of a file and a command line, and the overrides that are fixed in every trial.
 
-    A plain override fixes a dimension of the file; a comma list, ``interval()`` or ``range()`` replaces it.
+    A plain override fixes a dimension of the file; a comma list, ``interval()``, ``range()`` or ``glob()``
+    replaces it.
 
     Args:
         dimensions: The key ``dimensions`` of a config of the group ``search/space``.
         overrides: What was typed, without the keys of the search itself.
+        folders: Where the configs lie that ``glob()`` is about; the project's own by default.
 
     Raises:
         ConfigError: If something does not parse, or a condition is about no dimension or none of its values.
     """
-    parsed = [_override(text) for text in overrides]
-    typed = {_key(o): o for o in parsed}
-    twice = [key for key, count in Counter(map(_key, parsed)).items() if count > 1]
+    parsed = [parse_override(text) for text in overrides]
+    typed = {key_of(o) for o in parsed}
+    twice = [key for key, number in Counter(map(key_of, parsed)).items() if number > 1]
     if twice:
         raise ConfigError(f"{twice[0]} is given twice; a dimension is fixed or varied, once")
     fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
-    from_file = list(_file_dimensions(dimensions, None))
-    kept: list[Dimension] = []
-    values = {_key(o): str(o.input_line).partition("=")[2] for o in parsed if not o.is_sweep_override()}
-    for dimension in from_file:
-        if dimension.key in typed:
-            continue
-        if dimension.condition and dimension.condition[0] in values:
-            if values[dimension.condition[0]] != dimension.condition[1]:
-                continue
-            dimension = Dimension(**{**dimension.__dict__, "condition": None})
-        kept.append(dimension)
-    swept = [_dimension(o, None) for o in parsed if o.is_sweep_override()]
-    offered = {d.key: d.choices for d in swept if d.choices}
-    # A sub-space of a choice that the command line does not offer is not part of this sweep.
-    kept = [d for d in kept if not d.condition or d.condition[1] in offered.get(d.condition[0], d.condition)]
-    ordered = [*swept, *kept]
-    ordered.sort(key=lambda d: d.condition is not None)  # stable: conditions after what they are about
-    _check_conditions(ordered)
+    values = {key_of(o): str(o.input_line).partition("=")[2] for o in parsed if not o.is_sweep_override()}
+    where = list(folders) if folders is not None else [conf_dir()]
+    swept = [_dimension(o, (), where) for o in parsed if o.is_sweep_override()]
+    offered = {d.key: d for d in swept}
+    kept = []
+    for dimension in _file_dimensions(dimensions, (), where):
+        left = _conditions_left(dimension.conditions, values, offered)
+        if dimension.key not in typed and left is not None:
+            kept.append(_under(dimension, left))
+    # Stable: what a condition is about comes before it.
+    ordered = sorted([*swept, *kept], key=lambda d: len(d.conditions))
+    ordered = [_with_conditions_as_typed(d, ordered) for d in ordered]
+    _check_names(ordered)
     return Space(tuple(ordered)), fixed
 
 
-def _file_dimensions(node: Mapping[str, Any], condition: tuple[str, str] | None) -> Iterator[Dimension]:
+def _conditions_left(
+    conditions: Sequence[Condition], values: Mapping[str, str], offered: Mapping[str, Dimension]
+) -> list[Condition] | None:
+    """The conditions that the command line leaves open; None if it rules one of them out."""
+    left = []
+    for key, value in conditions:
+        if key in values:
+            if meaning(values[key]) != meaning(value):
+                return None
+        elif key in offered and offered[key].fitting(value) is None:
+            return None
+        else:
+            left.append((key, value))
+    return left
+
+
+def _under(dimension: Dimension, conditions: Sequence[Condition]) -> Dimension:
+    return replace(dimension, condition=conditions[-1] if conditions else None, within=tuple(conditions[:-1]))
+
+
+def _file_dimensions(
+    node: Mapping[str, Any], conditions: tuple[Condition, ...], folders: Sequence[Path]
+) -> Iterator[Dimension]:
     for key, value in node.items():
         if isinstance(value, Mapping):
             about, equals, choice = str(key).partition("=")
-            if not equals or condition:
+            if not equals or not about or not choice:
                 raise ConfigError(
-                    f"search.space.dimensions: {key!r} holds dimensions, so it must be KEY=VALUE at the top level"
+                    f"search.space.dimensions: {key!r} holds dimensions, so it must be KEY=VALUE, the choice "
+                    "that brings them"
                 )
-            yield from _file_dimensions(value, (about, choice))
+            yield from _file_dimensions(value, (*conditions, (about, choice)), folders)
         else:
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            yield _dimension(_override(f"{key}={text}"), condition)
+            yield _dimension(parse_override(f"{key}={in_grammar(value)}"), conditions, folders)
 
 
-def _override(text: str) -> Override:
-    try:
-        return OverridesParser.create().parse_override(text)
-    except HydraException as error:
-        raise ConfigError(f"{text!r} does not parse: {str(error).strip().splitlines()[0]}") from error
-
-
-def _key(override: Override) -> str:
-    return str(override.get_key_element()).lstrip("+~")
-
-
-def _dimension(override: Override, condition: tuple[str, str] | None) -> Dimension:
-    key = _key(override)
+def _dimension(override: Override, conditions: Sequence[Condition], folders: Sequence[Path]) -> Dimension:
+    key = key_of(override)
+    line = str(override.input_line)
     if not override.is_sweep_override():
-        return Dimension(key, (str(override.input_line).partition("=")[2],), condition=condition)
+        return _under(Dimension(key, (line.partition("=")[2],)), conditions)
+    if override.is_add() or override.is_delete() or override.is_force_add():
+        raise ConfigError(f"{line}: a dimension varies what is there, so it begins with neither + nor ~")
     value = override.value()
     if isinstance(value, IntervalSweep):
         low, high = value.start, value.end
         assert low is not None
         assert high is not None
         log = "log" in value.tags
-        if not low < high or (log and low <= 0):
-            raise ConfigError(f"{override.input_line}: an interval rises, and a logarithmic one is above 0")
+        if not low < high or (log and low <= 0) or not math.isfinite(high - low):
+            raise ConfigError(f"{line}: an interval rises, and a logarithmic one is above 0")
         integer = isinstance(low, int) and isinstance(high, int)
-        return Dimension(key, low=float(low), high=float(high), log=log, integer=integer, condition=condition)
-    if isinstance(value, RangeSweep) and value.step == 1 and isinstance(value.start, int):
-        high = int(value.stop or 0) - 1
-        return Dimension(
-            key,
-            low=float(value.start),
-            high=float(high),
-            integer=True,
-            log="log" in value.tags,
-            condition=condition,
-        )
-    choices = tuple(dict.fromkeys(override.sweep_string_iterator()))
-    return Dimension(key, choices, condition=condition)
+        return _under(Dimension(key, (), float(low), float(high), log, integer), conditions)
+    if isinstance(value, RangeSweep) and value.step == 1 and all(map(_is_int, (value.start, value.stop))):
+        low, high = int(value.start or 0), int(value.stop or 0) - 1
+        log = "log" in value.tags
+        if low > high or (log and low < 1):
+            raise ConfigError(
+                f"{line}: a range has a number in it (its end is not), and a logarithmic one is above 0"
+            )
+        return _under(Dimension(key, (), float(low), float(high), log, integer=True), conditions)
+    if isinstance(value, ChoiceSweep | RangeSweep):
+        value.shuffle = False  # the order is the sampler's, and a study must find the same choices again
+    choices = globbed(value, key, folders) if isinstance(value, Glob) else override.sweep_string_iterator()
+    found: dict[str, str] = {}
+    for choice in choices:
+        found.setdefault(meaning(choice), choice)
+    if not found:
+        raise ConfigError(f"{line}: nothing is in it")
+    return _under(Dimension(key, tuple(found.values())), conditions)
 
 
-def _check_conditions(dimensions: Sequence[Dimension]) -> None:
-    by_key = {d.key: d for d in dimensions if d.condition is None}
-    for dimension in dimensions:
-        if dimension.condition is None:
-            continue
-        about, value = dimension.condition
-        if about not in by_key:
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _with_conditions_as_typed(dimension: Dimension, dimensions: Sequence[Dimension]) -> Dimension:
+    """The dimension, the values in its conditions written as in the dimensions that they are about.
+
+    Raises:
+        ConfigError: If a condition is about no dimension, or none of its values.
+    """
+    outer: list[Condition] = []
+    for about, value in dimension.conditions:
+        named = [d for d in dimensions if d.key == about]
+        there = [
+            d
+            for d in named
+            if {(k, meaning(v)) for k, v in d.conditions} <= {(k, meaning(v)) for k, v in outer}
+        ]
+        if not named:
+            every = sorted({d.key for d in dimensions if d.key != dimension.key})
             raise ConfigError(
-                f"{dimension.key} is there when {about}={value}, but {about} is no dimension"
-                f"{suggest(about, list(by_key))}"
+                f"{dimension.key} is there when {about}={value}, but {about} is no dimension{suggest(about, every)}"
             )
-        if by_key[about].choices and value not in by_key[about].choices:
+        if not there:
+            where = " or ".join(" and ".join(f"{k}={v}" for k, v in d.conditions) for d in named)
             raise ConfigError(
-                f"{dimension.key} is there when {about}={value}, but {about} takes {', '.join(by_key[about].choices)}"
+                f"{dimension.key} is there when {about}={value}, but {about} is a dimension only when {where}: "
+                f"put {about}={value} inside of that"
             )
+        if there[0].size is None:
+            raise ConfigError(
+                f"{dimension.key} is there when {about}={value}, but {about} is a continuum, which is never "
+                "exactly that"
+            )
+        found = there[0].fitting(value)
+        if found is None:
+            raise ConfigError(
+                f"{dimension.key} is there when {about}={value}, but {about} takes "
+                f"{there[0].extent.replace(',', ', ')}{_near(value, there[0].choices)}"
+            )
+        outer.append((about, found))
+    return _under(dimension, outer)
+
+
+def _near(value: str, known: Sequence[str]) -> str:
+    said = suggest(value, known)
+    return said if "did you mean" in said else ""
+
+
+def _check_names(dimensions: Sequence[Dimension]) -> None:
+    """No key may be there twice at once, and no name of the study stand for two dimensions."""
+    for one, other in combinations(dimensions, 2):
+        mine, theirs = dict(one.conditions), dict(other.conditions)
+        if one.key == other.key and all(mine[key] == theirs[key] for key in mine.keys() & theirs.keys()):
+            when = " and ".join(f"{key}={value}" for key, value in {**mine, **theirs}.items())
+            raise ConfigError(f"{one.key} is a dimension twice{f' when {when}' if when else ''}")
+        if one.name == other.name:
+            raise ConfigError(f"two dimensions would be called {one.name} in the study")
