@@ -91,7 +91,7 @@ def spent(study: optuna.Study, folder: Path) -> Spent:
         elif count := rungs_of(trial):
             shown = trial.user_attrs[f"{RUNG}{count - 1}"]
             costs.append(cost_of({**shown["values"], **shown["cost"]}))
-        costs += [value for key, value in trial.user_attrs.items() if key.startswith(f"{COST}:")]
+    costs += [value for key, value in study.user_attrs.items() if key.startswith(f"{COST}:")]  # of replicates
     joules = _sum(costs, "energy_joules")
     return Spent(
         trials=len(taken),

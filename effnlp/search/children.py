@@ -1,6 +1,8 @@
 """Trials in child processes: each alone, with the heavy imports already made, and none outliving its parent."""
 
+import contextlib
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -8,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from typing import Any
@@ -95,30 +98,69 @@ def end_after(pid: int) -> None:
     threading.Thread(target=watch, daemon=True, name=f"end-after-{pid}").start()
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended.
+
+    Attributes:
+        code: Its exit code, negative for a signal; None if it was ended from here.
+        why: ``itself``; ``timeout``; ``refused``: it asked and got no answer; ``stopped``: ``go_on`` said no.
+    """
+
+    code: int | None
+    why: str = "itself"
+
+
 def call_in_child(
-    processes: Any, function: Callable[..., None], arguments: Sequence[Any], go_on: Callable[[], bool]
-) -> int | None:
+    processes: Any,
+    function: Callable[..., None],
+    arguments: Sequence[Any],
+    go_on: Callable[[], bool],
+    answer: Callable[[Any], Any] | None = None,
+    limit_seconds: float | None = None,
+) -> Ended:
     """Run ``function`` in a child and wait for it.
 
     Args:
         processes: What :func:`context` gave.
         go_on: Asked every second; if it says no, the child is ended.
-
-    Returns:
-        The child's exit code; None if it was ended because ``go_on`` said no.
+        answer: Answers what the child asks: then ``function`` gets one more argument, a connection to send
+            questions to and to receive answers from. If the answer is None, the child is ended.
+        limit_seconds: After so long the child is ended; None is no limit.
     """
-    child = processes.Process(target=function, args=tuple(arguments), daemon=False)
+    here, there = processes.Pipe() if answer else (None, None)
+    more = (there,) if answer else ()
+    child = processes.Process(target=function, args=(*arguments, *more), daemon=False)
     child.start()
+    if there is not None:
+        there.close()
+    end = math.inf if limit_seconds is None else time.monotonic() + limit_seconds
     try:
-        while child.is_alive():
-            child.join(1.0)
-            if child.is_alive() and not go_on():
-                return None
-        return int(child.exitcode or 0)
+        while True:
+            patience = max(0.0, min(1.0, end - time.monotonic()))
+            ready = wait([child.sentinel] if here is None else [child.sentinel, here], timeout=patience)
+            if here is not None and here in ready:
+                try:
+                    asked = here.recv()
+                except (EOFError, OSError):
+                    here = None
+                    continue
+                assert answer is not None
+                if (found := answer(asked)) is None:
+                    return Ended(None, "refused")
+                with contextlib.suppress(OSError):  # the child is gone: its sentinel will say so
+                    here.send(found)
+            elif child.sentinel in ready:
+                child.join()
+                return Ended(int(child.exitcode or 0))
+            if time.monotonic() >= end:
+                return Ended(None, "timeout")
+            if not go_on():
+                return Ended(None, "stopped")
     finally:
         if child.is_alive():
             child.terminate()
-            child.join(10)
+            child.join(2 * GRACE_SECONDS)
             if child.is_alive():
                 child.kill()
                 child.join()

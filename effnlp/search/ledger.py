@@ -92,6 +92,16 @@ Propose = Callable[[optuna.Study, Mapping[int, FrozenTrial]], tuple[optuna.Trial
 """A new trial with its overrides and hash, legal and not known yet; None if there is none."""
 
 
+def never_lost(_: Mapping[str, Any]) -> str:
+    """Where workers cannot be lost."""
+    return "no"
+
+
+def anywhere(_: Mapping[str, float]) -> bool:
+    """Where there is neither a reference point nor a constraint."""
+    return True
+
+
 def judged_at_rungs(key: str) -> bool:
     """Whether a record key means something before the end: quality, FLOPs, bytes and counts do.
 
@@ -134,8 +144,8 @@ class Ledger:
     trials: int
     owner: Owner
     retries: int = 1
-    is_lost: Callable[[Mapping[str, Any]], str] = lambda owner: "no"
-    inside: Callable[[Mapping[str, float]], bool] = lambda values: True
+    is_lost: Callable[[Mapping[str, Any]], str] = never_lost
+    inside: Callable[[Mapping[str, float]], bool] = anywhere
     checkpoints_at_most: int | None = None
     _at_rungs: dict[str, str] = field(init=False)
 
@@ -195,16 +205,16 @@ class Ledger:
             self._note_attempt(trial, "stopped", "the sweep was stopped", owner["worker"], now)
         self._set(trial, OWNER, self.owner.__dict__)
         trial = self._fresh(trial)
-        self._decide_what_was_left(slot, trial, now)
+        self._decide_what_was_left(slot, trial)
         if (again := self._fresh(trial)).state != TrialState.RUNNING or PAUSED in _attrs(again):
             return None
         return Job(slot, again, list(again.user_attrs[OVERRIDES]), rungs_of(again), "resumed")
 
-    def _decide_what_was_left(self, slot: int, trial: FrozenTrial, now: float) -> None:
+    def _decide_what_was_left(self, slot: int, trial: FrozenTrial) -> None:
         """Decide at a rung whose record was written and whose decision was not."""
         rung = rungs_of(trial) - 1
         if rung >= 0 and f"{DECISION}{rung}" not in trial.user_attrs:
-            self._decide(slot, trial, rung, now)
+            self._decide(slot, trial, rung)
 
     def _start(self, trial: optuna.Trial, overrides: list[str], digest: str, slot: int) -> Job:
         """Put a proposal into a slot. The slot comes last: with it the trial is in the budget, and whole."""
@@ -235,9 +245,9 @@ class Ledger:
         decided = trial.user_attrs.get(f"{DECISION}{rung.index}")
         if decided is not None and PAUSED not in _attrs(trial):
             return Verdict(decided["verdict"], decided["sentence"])
-        return self._decide(job.slot, trial, rung.index, now)
+        return self._decide(job.slot, trial, rung.index)
 
-    def _decide(self, slot: int, trial: FrozenTrial, rung: int, now: float) -> Verdict:
+    def _decide(self, slot: int, trial: FrozenTrial, rung: int) -> Verdict:
         if self.halving is None or not self._at_rungs:
             return Verdict("continue", "no early stopping")
         taken = slots(self.study)
@@ -248,7 +258,7 @@ class Ledger:
             word, sentence = "pause", f"{sentence}; others that are higher up come before it"
         else:
             word = "continue" if decision.goes_on else "pause" if self._pauses else "stop"
-        self._set(trial, f"{DECISION}{rung}", field_.entry(word, decision, sentence, slot))
+        self._set(trial, f"{DECISION}{rung}", field_.entry(word, decision, sentence))
         if word == "pause":
             self._set(trial, OWNER, None)
             self._set(trial, PAUSED, rung)
@@ -277,9 +287,7 @@ class Ledger:
         slot, rung, decision, field_ = found
         trial = taken[slot]
         sentence = field_.sentence(slot, decision, rung, len(self._halving.levels))
-        self._set(
-            trial, f"{PROMOTION}{rung}", {**field_.entry("continue", decision, sentence, slot), "at": now}
-        )
+        self._set(trial, f"{PROMOTION}{rung}", {**field_.entry("continue", decision, sentence), "at": now})
         self._set(trial, PAUSED, None)
         self._set(trial, OWNER, self.owner.__dict__)
         return Job(slot, self._fresh(trial), list(trial.user_attrs[OVERRIDES]), rung + 1, "promoted")
@@ -307,13 +315,9 @@ class Ledger:
             paused.setdefault(also[1], []).append(also[0])
         for rung in sorted(paused, reverse=True):
             field_ = self._field(taken, rung)
-            ranked = [(field_.decide(self._halving, slot), slot) for slot in sorted(paused[rung])]
-            going = [
-                (decision.position, field_.row(slot), slot) for decision, slot in ranked if decision.goes_on
-            ]
-            if going:
-                slot = min(going)[2]
-                return slot, rung, field_.decide(self._halving, slot), field_
+            first = next((slot for slot in field_.going_on(self._halving) if slot in paused[rung]), None)
+            if first is not None:
+                return first, rung, field_.decide(self._halving, first), field_
         return None
 
     def without_future(self) -> list[int]:
@@ -434,9 +438,9 @@ class Field:
         self.values = oriented(shaped, list(self.objectives.values()))
         self.inside = np.array([self.is_inside(known) for known in self.records.values()], dtype=bool)
 
-    def row(self, slot: int) -> tuple[float, ...]:
-        """The oriented values of one record."""
-        return tuple(self.values[self.slots.index(slot)])
+    def going_on(self, halving: SuccessiveHalving) -> list[int]:
+        """Slots within the quota, the first first."""
+        return [self.slots[i] for i in halving.going_on(self.values, self.inside, np.array(self.slots))]
 
     def decide(self, halving: SuccessiveHalving, slot: int) -> Decision:
         """Whether the trial goes on among all records here."""
@@ -446,7 +450,7 @@ class Field:
         """Whether it could be among those that go on when at most so many records are here."""
         return halving.may_still_go_on(self.values, self.slots.index(slot), at_most, self.inside)
 
-    def entry(self, word: str, decision: Decision, sentence: str, slot: int) -> dict[str, Any]:
+    def entry(self, word: str, decision: Decision, sentence: str) -> dict[str, Any]:
         """What is written down of a decision: all that is needed to take it again."""
         beaten_by = None if decision.beaten_by is None else self.slots[decision.beaten_by]
         return {
@@ -458,10 +462,10 @@ class Field:
         """Why, for a reader: rung, position, and who was better in what."""
         place = f"rung {rung + 1} of {rungs}: position {decision.position + 1} of {decision.of}"
         room = f"{decision.quota} go on" if decision.quota > 1 else "1 goes on"
-        if decision.goes_on or decision.beaten_by is None:
-            return f"{place}, {room}"
         if not self.inside[self.slots.index(slot)]:
             return f"{place}, {room}; it is outside of the reference point or the constraints"
+        if decision.goes_on or decision.beaten_by is None:
+            return f"{place}, {room}"
         other = self.slots[decision.beaten_by]
         mine, theirs = self.records[slot], self.records[other]
         better = [
@@ -473,7 +477,7 @@ class Field:
 
 
 def replay(study: optuna.Study, objectives: Mapping[str, str], halving: SuccessiveHalving,
-           inside: Callable[[Mapping[str, float]], bool] = lambda values: True) -> list[str]:  # fmt: skip
+           inside: Callable[[Mapping[str, float]], bool] = anywhere) -> list[str]:  # fmt: skip
     """Take every decision of the log again from the records that it says it saw.
 
     Returns:

@@ -1,37 +1,35 @@
-"""What a sweep is and where it stands: its specification, its study, and the slots of its budget.
+"""What a sweep is and where it stands: its specification, its study, and its frontier.
 
-All state lies in the sweep's folder: ``sweep.json`` (the specification), ``study.journal`` (Optuna's
-storage) and ``trials/N``. Whoever holds ``state.lock`` may reserve a slot, so that the number of trials is
-exact over any number of workers and restarts.
+All state lies in the study's storage and in the sweep's folder: ``sweep.json`` (the specification) and
+``trials/N``. Whoever holds the lock of the storage may change the study, so that the number of trials is exact
+over any number of workers and restarts.
 """
 
 import difflib
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import optuna
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from effnlp.compose import ConfigError
 from effnlp.menu import suggest
 from effnlp.record import Record, write_atomically
+from effnlp.search.attributes import slots
+from effnlp.search.budget import Budget
+from effnlp.search.early_stopping.halving import SuccessiveHalving
 from effnlp.search.pareto import on_frontier, oriented
 from effnlp.search.space import Dimension, Space
 
 log = logging.getLogger(__name__)
-
-SLOT, OVERRIDES, OWNER, REJECTED, REASON, FIRST = "slot", "overrides", "owner", "rejected", "reason", "first"
-"""Names of the user attributes of a trial."""
 
 DIRECTIONS = {"max": "maximize", "min": "minimize"}
 
@@ -47,15 +45,26 @@ class Sweep:
         fixed: Overrides of every trial.
         dimensions: The space.
         first: Points to try first: dimension key to value as typed.
-        trials: The budget.
+        trials: The budget in trials.
         workers: Jobs at once.
         threads: CPU threads of a trial.
-        seeds: Runs of each member of the frontier.
+        seeds: Runs of each candidate that is replicated.
         seed: Of the sampler.
         test: Whether the frontier is evaluated on the test split at the end.
         config_dir: A user's own configs.
         session: Identifies one start of the command; a trial owned by another session is an orphan.
         parent: Process id and host of the sweep.
+        study: Name of its study; another than the sweep's own after an extension.
+        limits: The other budgets: ``hours``, ``kilowatt_hours``, ``flops``, ``labels``; None is none.
+        replicate: ``finished`` candidates are run with other seeds, or only the ``frontier``.
+        constraints: What a member of the frontier must satisfy, as typed.
+        reference: Record key of an objective to the value from which on a point is of no use.
+        early_stopping: Config of the rule at rungs.
+        storage: ``journal`` or the URL of a server.
+        retries: How often a trial that was killed or lost is taken up again.
+        time_limit_seconds, memory_limit_bytes: Of one trial; None is none.
+        lease_seconds: How long a silent worker is waited for.
+        checkpoints_at_most: Paused trials whose checkpoints are kept; None is all.
     """
 
     name: str
@@ -74,6 +83,45 @@ class Sweep:
     config_dir: str | None
     session: str
     parent: tuple[int, str]
+    study: str = ""
+    limits: dict[str, float | None] = field(default_factory=dict)
+    replicate: str = "finished"
+    constraints: list[str] = field(default_factory=list)
+    reference: dict[str, float] = field(default_factory=dict)
+    early_stopping: dict[str, Any] | None = None
+    storage: str = "journal"
+    retries: int = 1
+    time_limit_seconds: float | None = None
+    memory_limit_bytes: int | None = None
+    lease_seconds: float = 60.0
+    checkpoints_at_most: int | None = None
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether there is a budget in something else than trials."""
+        return any(limit is not None for limit in self.limits.values())
+
+    @property
+    def asked_for(self) -> list[str]:
+        """Record keys of objectives and constraints: what every trial must measure."""
+        from effnlp.search.constraints import keys_of
+
+        return [*self.objectives, *keys_of(self.constraints)]
+
+    @property
+    def budget(self) -> Budget:
+        """All limits together."""
+        return Budget(self.trials, **self.limits)
+
+    @property
+    def halving(self) -> SuccessiveHalving | None:
+        """The rule of early stopping; None if every trial runs to its end."""
+        from hydra.utils import instantiate
+
+        if self.early_stopping is None:
+            return None
+        made: SuccessiveHalving | None = instantiate(self.early_stopping, _convert_="all")
+        return made
 
     @property
     def space(self) -> Space:
@@ -92,7 +140,7 @@ class Sweep:
     def load(cls, folder: Path) -> "Sweep":
         """Read ``sweep.json``."""
         content = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
-        known = {name: content[name] for name in cls.__dataclass_fields__}
+        known = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
         return cls(**{**known, "parent": tuple(known["parent"])})
 
     def differences(self, earlier: "Sweep") -> list[str]:
@@ -164,13 +212,14 @@ def open_study(folder: Path, sweep: Sweep, worker: int = 0) -> optuna.Study:
     """
     from hydra.utils import instantiate
 
+    from effnlp.search.storage import open_storage
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.journal")))
         study = optuna.create_study(
-            storage=storage,
-            study_name=sweep.name,
+            storage=open_storage(sweep.storage, folder),
+            study_name=sweep.study or sweep.name,
             directions=[StudyDirection[d.upper()] for d in sweep.objectives.values()],
             load_if_exists=True,
         )
@@ -180,20 +229,11 @@ def open_study(folder: Path, sweep: Sweep, worker: int = 0) -> optuna.Study:
         return study
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Alone with the state of the sweep."""
-    with filelock.FileLock(folder / "state.lock"):
-        yield
+def locked(folder: Path, sweep: Sweep) -> AbstractContextManager[None]:
+    """Alone with the state of the sweep, over all its processes and machines."""
+    from effnlp.search import storage
 
-
-def slots(study: optuna.Study) -> dict[int, FrozenTrial]:
-    """Slot of the budget to the trial in it; rejected proposals have none."""
-    return {
-        int(trial.user_attrs[SLOT]): trial
-        for trial in study.get_trials(deepcopy=False)
-        if SLOT in trial.user_attrs
-    }
+    return storage.locked(sweep.storage, folder, sweep.name)
 
 
 def trial_folder(folder: Path, slot: int, replicate: int = 0) -> Path:
@@ -216,8 +256,12 @@ def objective_values(record: Record, objectives: Mapping[str, str]) -> list[floa
 
 
 def frontier_slots(study: optuna.Study, objectives: Mapping[str, str]) -> list[int]:
-    """Slots of the completed trials that no other dominates."""
-    done = {slot: t for slot, t in sorted(slots(study).items()) if t.state == TrialState.COMPLETE}
+    """Slots of the trials that ran to their end, satisfy all constraints, and that no other such dominates."""
+    done = {
+        slot: trial
+        for slot, trial in slots(study).items()
+        if trial.state == TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values())
+    }
     if not done:
         return []
     values = oriented(np.array([t.values for t in done.values()]), list(objectives.values()))

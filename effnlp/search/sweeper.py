@@ -1,13 +1,17 @@
 """The sweep itself: makes the study, launches the workers, and ends with a measured frontier."""
 
+import json
 import logging
 import os
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +24,13 @@ from effnlp.compose import ConfigError, compose, hydra_context
 from effnlp.legality import IllegalCombinationError, check
 from effnlp.menu import conf_dir
 from effnlp.record import write_atomically
+from effnlp.search.attributes import ATTEMPTS, FIRST, PAUSED, REASON, REJECTED, slots
+from effnlp.search.budget import Budget, running, spent
+from effnlp.search.constraints import parse_constraints, parse_reference
+from effnlp.search.ledger import RETRIED, judged_at_rungs, rung_objectives
 from effnlp.search.space import Space, parse
-from effnlp.search.state import (
-    FIRST,
-    REASON,
-    REJECTED,
-    Sweep,
-    frontier_slots,
-    open_study,
-    parse_objectives,
-    slots,
-)
+from effnlp.search.state import Sweep, frontier_slots, locked, open_study, parse_objectives
+from effnlp.search.worker import DiskFullError, settle
 from effnlp.signals import term_is_interrupt
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,9 @@ Launch = Callable[[Sequence[Sequence[str]], int], Sequence[Any]]
 """``launcher.launch``: overrides of each job, number of the first one."""
 
 SAMPLES_TO_CHECK = 20
+
+LIMITS = ("hours", "kilowatt_hours", "flops", "labels")
+"""Budgets beside trials."""
 
 
 def own_keys(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -55,20 +58,34 @@ def specify(config: DictConfig, overrides: Sequence[str], config_dir: Path | Non
     """What the sweep is, from its config and what was typed.
 
     Raises:
-        ConfigError: If objectives, budget, space or first points are not what they must be.
+        ConfigError: If objectives, budget, space, constraints or first points are not what they must be.
     """
     search: Any = OmegaConf.to_container(config.search, resolve=True)
-    for key, least in (("trials", 1), ("workers", 1), ("seeds", 1)):
-        if not isinstance(search[key], int) or search[key] < least:
-            raise ConfigError(f"search.{key} must be a whole number of at least {least}, got {search[key]!r}")
+    for key, least in (("workers", 1), ("seeds", 1), ("retries", 0)):
+        value = search[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"search.{key} must be a whole number of at least {least}, got {value!r}")
+    for key in ("time_limit_seconds", "memory_limit_bytes", "checkpoints_at_most", "lease_seconds"):
+        value = search[key]
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int | float) or value <= 0
+        ):
+            raise ConfigError(f"search.{key} must be a number above 0 or null, got {value!r}")
+    if search["replicate"] not in ("finished", "frontier"):
+        raise ConfigError(f"search.replicate must be finished or frontier, got {search['replicate']!r}")
+    limits = {key: search[key] for key in LIMITS}
+    Budget(search["trials"], **limits)
     of_trials, _ = own_keys(overrides)
     space, fixed = parse(search["space"]["dimensions"], of_trials)
     first = first_points(search, space)
+    objectives = parse_objectives(search["objectives"])
+    parse_constraints(search["constraints"])
     workers = min(search["workers"], search["trials"])
-    return Sweep(
+    early_stopping = search["early_stopping"]
+    spec = Sweep(
         name=str(search["name"]),
         command=list(overrides),
-        objectives=parse_objectives(search["objectives"]),
+        objectives=objectives,
         fixed=fixed,
         dimensions=[dict(d.__dict__) for d in space.dimensions],
         first=first,
@@ -82,7 +99,48 @@ def specify(config: DictConfig, overrides: Sequence[str], config_dir: Path | Non
         config_dir=str(config_dir.resolve()) if config_dir else None,
         session=uuid.uuid4().hex,
         parent=(os.getpid(), socket.gethostname()),
+        study=str(search["name"]),
+        limits=limits,
+        replicate=search["replicate"],
+        constraints=[str(constraint) for constraint in search["constraints"]],
+        reference=parse_reference(search["reference"], objectives),
+        early_stopping=early_stopping,
+        storage=str(search["storage"]),
+        retries=search["retries"],
+        time_limit_seconds=search["time_limit_seconds"],
+        memory_limit_bytes=search["memory_limit_bytes"],
+        lease_seconds=float(search["lease_seconds"] or 60.0),
+        checkpoints_at_most=search["checkpoints_at_most"],
     )
+    try:
+        _ = spec.halving
+    except Exception as error:  # Hydra wraps what the rule's constructor says
+        raise ConfigError(f"search.early_stopping: {error.__cause__ or error}") from error
+    return spec
+
+
+def advise(spec: Sweep) -> list[str]:
+    """What is allowed and unlikely to be meant, in words."""
+    lines: list[str] = []
+    if spec.halving is None:
+        return lines
+    able = rung_objectives(spec.objectives)
+    left_out = [key for key in spec.objectives if key not in able]
+    if not able:
+        lines.append("no objective means anything before the end of a trial, so that none is stopped early")
+    elif len([key for key in spec.objectives if judged_at_rungs(key)]) > len(able):
+        lines.append(
+            f"more than {len(able)} objectives: trials are stopped early by the first of them, {', '.join(able)}"
+        )
+    elif left_out:
+        lines.append(f"trials are stopped early by {', '.join(able)}; {', '.join(left_out)} count at the end")
+    sampler = str(spec.sampler.get("_target_", ""))
+    if sampler in LEARNS_ONLY_FROM_FINISHED:
+        lines.append(
+            f"{sampler.rpartition('.')[2]} learns only from finished trials, and early stopping leaves few: "
+            "search/sampler=tpe or search/early_stopping=none goes better with it"
+        )
+    return lines
 
 
 def first_points(search: Mapping[str, Any], space: Space) -> list[dict[str, str]]:
@@ -161,7 +219,6 @@ def sweep(config: DictConfig, overrides: Sequence[str], config_dir: Path | None,
     Raises:
         ConfigError: If the specification is wrong, or differs from that of the study in the folder.
     """
-    start = time.monotonic()
     spec = specify(config, overrides, config_dir)
     folder = Path(str(config.hydra.sweep.dir))
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,40 +228,156 @@ def sweep(config: DictConfig, overrides: Sequence[str], config_dir: Path | None,
     except filelock.Timeout:
         raise ConfigError(f"{folder} is in use: this sweep runs already") from None
     with lock, term_is_interrupt():
-        if (folder / "sweep.json").exists():
-            changed = spec.differences(Sweep.load(folder))
-            if changed:
-                raise ConfigError(
-                    f"{folder} holds another search; " + "; ".join(changed)
-                    + ". Give this one a name of its own (search.name=…) or use the old command"
-                )  # fmt: skip
+        earlier = Sweep.load(folder) if (folder / "sweep.json").exists() else None
+        extends = _refuse_or_extend(spec, earlier, folder, bool(config.search.extend))
+        if earlier is not None and not extends:
+            spec = replace(spec, study=earlier.study or spec.study)
+        transfer = _warm_start(spec, config)
+        if transfer is not None and earlier is None:
+            spec = replace(spec, first=[*transfer.points, *spec.first])
         legal, refusals = check_space(spec.space, spec.fixed, config_dir)
         _announce(spec, folder, legal, refusals)
-        spec.save(folder)
+        for line in advise(spec):
+            log.warning("%s", line)
+        if extends:
+            assert earlier is not None
+            spec = _extend(spec, earlier, folder)
         study = open_study(folder, spec)
-        for point in spec.first:
-            study.enqueue_trial(spec.space.parameters(point), user_attrs={FIRST: True}, skip_if_exists=True)
-        _launch_phase(launch, overrides, "trials", spec.workers)
-        frontier = frontier_slots(study, spec.objectives)
-        if not frontier:
-            _say_failures(study)
-            sys.stderr.write(f"no trial completed; each left its record and its log in {folder / 'trials'}\n")
-            return 1
-        if spec.seeds > 1:
-            _launch_phase(launch, overrides, "replicates", spec.workers)
-        _launch_phase(launch, overrides, "final", 1)
+        spec.save(folder)
+        (folder / "leases").mkdir(exist_ok=True)
+        with locked(folder, spec):
+            for point in spec.first:
+                study.enqueue_trial(
+                    spec.space.parameters(point), user_attrs={FIRST: True}, skip_if_exists=True
+                )
+        with running(folder, spec.session), _live(folder, bool(config.search.live)):
+            code = _phases(spec, folder, study, overrides, launch)
         _say_failures(study)
-        _summarise(folder, spec, study, time.monotonic() - start)
+        if code:
+            sys.stderr.write(f"no trial completed; each left its record and its log in {folder / 'trials'}\n")
+            return code
+        _summarise(folder, spec, study, transfer)
     return 0
 
 
-def _launch_phase(launch: Launch, overrides: Sequence[str], phase: str, workers: int) -> None:
-    """One launch of all workers; raises what one of them raised."""
+def _phases(spec: Sweep, folder: Path, study: Any, overrides: Sequence[str], launch: Launch) -> int:
+    """Trials, replicates and the last look at the frontier; 1 if there is none."""
+    _launch_phase(launch, overrides, "trials", spec, study)
+    settle(study, folder)
+    if not frontier_slots(study, spec.objectives):
+        return 1
+    if spec.seeds > 1:
+        _launch_phase(launch, overrides, "replicates", spec, study)
+    _launch_phase(launch, overrides, "final", replace(spec, workers=1), study)
+    return 0
+
+
+def _launch_phase(launch: Launch, overrides: Sequence[str], phase: str, spec: Sweep, study: Any) -> None:
+    """One launch of all workers; again as long as workers were lost and trials are left that they ran.
+
+    Raises:
+        Exception: What a worker raised, or its launcher if nothing had gone on since the launch before.
+    """
     _, of_search = own_keys(overrides)
     kept = [o for o in of_search if not o.startswith(("search.worker=", "search.phase="))]
-    jobs = [[*kept, f"search.worker={i}", f"search.phase={phase}"] for i in range(workers)]
-    for returned in launch(jobs, 0):
-        _ = returned.return_value
+    jobs = [[*kept, f"search.worker={i}", f"search.phase={phase}"] for i in range(spec.workers)]
+    progress = None
+    while True:
+        broken: BaseException | None = None
+        try:
+            for returned in launch(jobs, 0):
+                _ = returned.return_value
+        except (KeyboardInterrupt, DiskFullError, ConfigError):
+            raise
+        except Exception as error:
+            if not _is_of_the_launcher(error):
+                raise
+            broken = error
+        if broken is None and not (phase == "trials" and _left_running(study)):
+            return
+        now = _progress(study)
+        if now == progress:
+            raise broken or RuntimeError("trials are left that no worker takes up")
+        progress = now
+        log.warning(
+            "a worker was lost (%s); the others' trials go on with new ones", broken or "no word of why"
+        )
+
+
+def _is_of_the_launcher(error: BaseException) -> bool:
+    """Whether the error is about processes or machines that are gone, and not about what they did."""
+    module = type(error).__module__
+    return module.startswith(("joblib", "ray", "submitit", "concurrent", "loky"))
+
+
+def _left_running(study: Any) -> bool:
+    return any(
+        t.state == TrialState.RUNNING and t.user_attrs.get(PAUSED) is None for t in slots(study).values()
+    )
+
+
+def _progress(study: Any) -> tuple[int, ...]:
+    """Something that changes whenever a trial goes on."""
+    taken = slots(study).values()
+    done = sum(t.state.is_finished() for t in taken)
+    return (
+        len(taken),
+        done,
+        sum(len(t.user_attrs) for t in taken),
+        sum(len(t.user_attrs.get(ATTEMPTS, [])) for t in taken),
+    )
+
+
+def _refuse_or_extend(spec: Sweep, earlier: Sweep | None, folder: Path, extend: bool) -> bool:
+    """Whether the study in the folder is to be extended.
+
+    Raises:
+        ConfigError: If it is of another search and nothing was said of extending it.
+    """
+    if earlier is None:
+        return False
+    changed = spec.differences(earlier)
+    if not changed:
+        return False
+    if not extend:
+        raise ConfigError(
+            f"{folder} holds another search; " + "; ".join(changed)
+            + ". Give this one a name of its own (search.name=…), use the old command, or let the study be"
+            " extended to the new one (search.extend=true)"
+        )  # fmt: skip
+    for line in changed:
+        log.info("extended: %s", line)
+    return True
+
+
+def _warm_start(spec: Sweep, config: DictConfig) -> Any:
+    """The top of another search's frontier, if it is asked for."""
+    source = config.search.warm_start["from"]
+    if source is None:
+        return None
+    from effnlp.search.transfer import first_points_from
+
+    return first_points_from(
+        Path(str(source)), spec.space, spec.objectives, int(config.search.warm_start.points)
+    )
+
+
+@contextmanager
+def _live(folder: Path, wanted: bool) -> Iterator[None]:
+    """The live view beside the sweep, where standard error is a terminal that can show it."""
+    if not wanted or not sys.stderr.isatty():
+        yield
+        return
+    from effnlp.search.live import show_live
+
+    over = threading.Event()
+    thread = threading.Thread(target=show_live, args=(folder, over), daemon=True, name="live-view")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(5.0)
 
 
 def _announce(spec: Sweep, folder: Path, legal: int, refusals: Counter[str]) -> None:
@@ -224,42 +397,61 @@ def _announce(spec: Sweep, folder: Path, legal: int, refusals: Counter[str]) -> 
 
 
 def _say_failures(study: Any) -> None:
-    """A table of reasons, on standard error, if a trial failed."""
-    failed = {n: t for n, t in sorted(slots(study).items()) if t.state == TrialState.FAIL}
-    if not failed:
-        return
-    by_kind: dict[str, list[tuple[int, str]]] = {}
+    """A table of the classes of failures, on standard error, if a trial failed or was tried again."""
+    taken = slots(study)
+    failed = {n: t for n, t in taken.items() if t.state == TrialState.FAIL}
+    by_class: dict[str, list[tuple[int, str]]] = {}
     for number, trial in failed.items():
         kind, _, message = str(trial.user_attrs.get(REASON, "unknown")).partition(": ")
-        by_kind.setdefault(kind, []).append((number, message.strip().partition("\n")[0]))
-    lines = [f"{len(failed)} of {len(slots(study))} trials failed:"]
-    for kind, cases in sorted(by_kind.items(), key=lambda entry: -len(entry[1])):
+        by_class.setdefault(kind, []).append((number, message.strip().partition("\n")[0]))
+    lines = [f"{len(failed)} of {len(taken)} trials failed:"] if failed else []
+    for kind, cases in sorted(by_class.items(), key=lambda entry: -len(entry[1])):
         number, message = cases[0]
         lines.append(f"  {len(cases):3d} x {kind:11}  trial {number:03d}: {message}")
-    sys.stderr.write("\n".join(lines) + "\n")
+    again = [
+        (number, entry["why"])
+        for number, trial in taken.items()
+        for entry in trial.user_attrs.get(ATTEMPTS, [])
+        if entry["how"] in RETRIED
+    ]
+    if again:
+        number, why = again[0]
+        lines.append(f"  {len(again):3d} x taken up again  trial {number:03d}: {why}")
+    if lines:
+        sys.stderr.write("\n".join(lines) + "\n")
 
 
-def _summarise(folder: Path, spec: Sweep, study: Any, seconds: float) -> None:
+def _summarise(folder: Path, spec: Sweep, study: Any, transfer: Any) -> None:
     """Add the outcome to ``sweep.json`` and write the report."""
-    import json
-
     from rich.console import Console
 
     from effnlp.report.terminal import show
     from effnlp.report.write import write_report
 
     content = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
-    states = Counter(t.state.name.lower() for t in slots(study).values())
-    rejected = sum(REJECTED in t.user_attrs for t in study.get_trials(deepcopy=False))
+    used = spent(study, folder)
     content["outcome"] = {
-        "trials": dict(states),
-        "rejected_proposals": rejected,
+        "trials": _states(study),
+        "rejected_proposals": sum(REJECTED in t.user_attrs for t in study.get_trials(deepcopy=False)),
         "frontier": frontier_slots(study, spec.objectives),
+        "spent": asdict(used),
+        "ended_by": spec.budget.reached(used),
+        "attempts": {
+            f"{n:03d}": t.user_attrs[ATTEMPTS] for n, t in slots(study).items() if ATTEMPTS in t.user_attrs
+        },
     }
-    content["wall_seconds"] = seconds
+    if transfer is not None:
+        content["outcome"]["transfer"] = transfer_outcome(spec, study, transfer)
+    content["wall_seconds"] = used.hours * 3600
     content["process_started"] = psutil.Process().create_time()  # both in seconds since 1970
     content["trials_ended"] = time.time()
     write_atomically(folder / "sweep.json", json.dumps(content, indent=1))
     files = write_report([folder])
     show(files.summary, Console())
     sys.stdout.write(f"\nreport    {files.page}\nfrontier  {files.frontier}\n")
+
+
+def _states(study: Any) -> dict[str, int]:
+    """How many trials ended how: complete, stopped, paused, fail."""
+    names = {"PRUNED": "stopped", "RUNNING": "paused"}
+    return dict(Counter(names.get(t.state.name, t.state.name.lower()) for t in slots(study).values()))

@@ -1,84 +1,84 @@
-"""A worker of a sweep: one Hydra job that takes slots of the budget until none is left."""
+"""A worker of a sweep: one Hydra job that takes jobs from the ledger and runs each in a child process."""
 
+import contextlib
+import json
 import logging
-import random
+import os
+import shutil
 import socket
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from effnlp.compose import Composed, ConfigError, compose, hydra_context
-from effnlp.identity import config_hash
-from effnlp.legality import IllegalCombinationError, check
-from effnlp.menu import conf_dir
-from effnlp.record import COMPLETED, FAILED, Events, Record
-from effnlp.search.children import alive, call_in_child, context, end_after, limit_threads
+from effnlp.compose import hydra_context
+from effnlp.record import COMPLETED, FAILED, STOPPED, Events, Record
+from effnlp.search.attributes import COST, OVERRIDES, REASON, RUNG, rungs_of, slots
+from effnlp.search.budget import cost_of, spent
+from effnlp.search.children import Ended, alive, call_in_child, context, end_after, limit_threads
+from effnlp.search.constraints import inside_of, violations
+from effnlp.search.leases import lease, whether_lost
+from effnlp.search.ledger import Job, Ledger, Owner, Wait
+from effnlp.search.proposals import Proposer, legality_judge
+from effnlp.search.rungs import Rung, Verdict
 from effnlp.search.state import (
-    FIRST,
-    OVERRIDES,
-    OWNER,
-    REASON,
-    REJECTED,
-    SLOT,
     Sweep,
     frontier_slots,
     locked,
     measured_quietly,
     objective_values,
     open_study,
-    slots,
     trial_folder,
 )
+from effnlp.search.trial import BUSY, Levels
 
 log = logging.getLogger(__name__)
 
-PROPOSALS_AT_MOST = 200
-"""Proposals in a row that are illegal or known before a space with a continuum counts as exhausted."""
+WAIT_SECONDS = 0.2
+"""Between two looks whether others made something to do."""
 
-PROPOSALS_BEFORE_LISTING = 20
-"""Proposals in a row after which the points of a space without a continuum are gone through instead."""
+WAIT_FOR_OTHERS_SECONDS = 3.0
+"""Before a trial is tried again that another process still runs."""
 
-POINTS_TO_LIST = 20_000
+
+class DiskFullError(RuntimeError):
+    """There is no more room where the sweep writes; the same command goes on when there is."""
 
 
 def work(search: Mapping[str, Any], folder: Path) -> None:
     """What a worker job does, by the phase of the sweep."""
     sweep = Sweep.load(folder)
+    index = int(search["worker"])
     limit_threads(sweep.threads)
     pid, host = sweep.parent
     if host == socket.gethostname():
         end_after(pid)
-    worker = _Worker(folder, sweep, int(search["worker"]), str(search["phase"]), context())
-    if search["phase"] == "trials":
-        worker.trials()
-    elif search["phase"] == "replicates":
-        worker.replicates()
-    else:
-        worker.finals()
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """A slot of the budget, taken: the trial in it and what it runs."""
-
-    number: int
-    trial: FrozenTrial
-    overrides: list[str]
+    token = f"{sweep.session[:8]}-{search['phase']}-{index}-{uuid.uuid4().hex[:8]}"
+    owner = Owner(sweep.session, index, token, socket.gethostname(), os.getpid())
+    worker = _Worker(folder, sweep, owner, str(search["phase"]), context())
+    with lease(folder, token, sweep.lease_seconds):
+        {"trials": worker.trials, "replicates": worker.replicates, "final": worker.finals}[worker.phase]()
 
 
 @dataclass
 class _Worker:
     folder: Path
     sweep: Sweep
-    index: int
+    owner: Owner
     phase: str
     processes: Any
-    judged: dict[tuple[str, ...], tuple[str | None, str]] = field(default_factory=dict)
+    study: optuna.Study = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.study = open_study(self.folder, self.sweep, self.owner.worker)
+        self.halving = self.sweep.halving
 
     @property
     def config_dir(self) -> Path | None:
@@ -89,203 +89,309 @@ class _Worker:
         pid, host = self.sweep.parent
         return host != socket.gethostname() or alive(pid)
 
+    def is_lost(self, owner: Mapping[str, Any]) -> str:
+        """Whether another worker is gone."""
+        return whether_lost(self.folder, owner, self.sweep.lease_seconds, self.owner.host)
+
+    def ledger(self) -> Ledger:
+        """The ledger as this worker keeps it."""
+        proposer = Proposer(
+            self.sweep.space, self._overrides, legality_judge(self.config_dir), self.sweep.seed
+        )
+        return Ledger(
+            self.study, self.sweep.objectives, self.halving, proposer, self.sweep.trials, self.owner,
+            retries=self.sweep.retries, is_lost=self.is_lost,
+            inside=inside_of(self.sweep.objectives, self.sweep.reference, self.sweep.constraints),
+            checkpoints_at_most=self.sweep.checkpoints_at_most,
+        )  # fmt: skip
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Alone with the state of the sweep."""
+        with locked(self.folder, self.sweep):
+            yield
+
     def trials(self) -> None:
-        """Take slots and run what is in them."""
-        study = open_study(self.folder, self.sweep, self.index)
+        """Take jobs and run them."""
+        ledger = self.ledger()
         with hydra_context():
             while self.go_on():
-                with locked(self.folder):
-                    slot = self._orphan(study) or self._propose(study)
-                if slot is None:
+                with self.alone():
+                    closed = self.sweep.budget.reached(self._spent()) if self.sweep.has_limits else None
+                    job = ledger.take(time.time(), is_open=closed is None)
+                if job is None:
                     return
-                record = self._run(slot.overrides, trial_folder(self.folder, slot.number))
-                if record.reason == "interrupted":
-                    raise KeyboardInterrupt
-                self._tell(study, slot, record)
+                if isinstance(job, Wait):
+                    time.sleep(WAIT_SECONDS)
+                    continue
+                try:
+                    self._run_job(ledger, job)
+                except BaseException:
+                    with contextlib.suppress(Exception), self.alone():
+                        ledger.release(job)
+                    raise
 
-    def _orphan(self, study: optuna.Study) -> _Slot | None:
-        """A trial that an earlier start of the sweep left unfinished."""
-        for number, trial in sorted(slots(study).items()):
-            owner = trial.user_attrs.get(OWNER)
-            if trial.state == TrialState.RUNNING and owner != self.sweep.session:
-                study._storage.set_trial_user_attr(trial._trial_id, OWNER, self.sweep.session)
-                log.info("trial %03d goes on where it stopped", number)
-                return _Slot(number, trial, list(trial.user_attrs[OVERRIDES]))
-        return None
+    def _spent(self) -> Any:
+        return spent(self.study, self.folder)
 
-    def _propose(self, study: optuna.Study) -> _Slot | None:
-        """A new trial, legal and not known yet; None if the budget is spent or the space exhausted."""
-        taken = slots(study)
-        if len(taken) >= self.sweep.trials:
-            return None
-        known = {t.user_attrs.get("hash") for t in taken.values()}
-        points = self.sweep.space.combinations()
-        listed = points is not None and points <= POINTS_TO_LIST
-        for _ in range(PROPOSALS_BEFORE_LISTING if listed else PROPOSALS_AT_MOST):
-            if (slot := self._judged(study, taken, known)) is not None:
-                return slot
-        if listed and (point := self._untried(known)) is not None:
-            study.enqueue_trial(self.sweep.space.parameters(point))
-            return self._judged(study, taken, known)
-        log.warning(
-            "the space is exhausted: no legal point that is not known is left after %d trials", len(taken)
+    def _run_job(self, ledger: Ledger, job: Job) -> None:
+        """Run one trial in a child, answer it at its rungs, and enter into the ledger what came of it."""
+        folder = trial_folder(self.folder, job.slot)
+        if job.how != "new":
+            log.info(
+                "trial %03d %s", job.slot, "is promoted" if job.how == "promoted" else "is taken up again"
+            )
+        start, said = time.monotonic(), Verdict("continue")
+
+        def answer(rung: Rung) -> Verdict | None:
+            nonlocal said
+            with self.alone():
+                verdict = ledger.report(job, rung, time.time())
+            said = verdict or said
+            return verdict
+
+        levels = None
+        if self.halving is not None:
+            levels = Levels(self.halving.levels, self.halving.max_resource, job.known_rungs)
+        ended = self._trial_in_child(job.overrides, folder, levels, answer)
+        if ended.why == "stopped":
+            raise KeyboardInterrupt
+        if ended.code == BUSY:
+            with self.alone():
+                ledger.release(job)
+            time.sleep(WAIT_FOR_OTHERS_SECONDS)
+            return
+        record = _record_in(folder)
+        cost = cost_of(record.values) if record else _spent_before(folder)
+        if said.word in ("stop", "pause") and ended.why != "refused":
+            self._set_aside(ledger, job, said, cost)
+            return
+        if record is not None and record.status == COMPLETED and ended.why != "refused":
+            self._complete(ledger, job, record)
+            return
+        reason, message = _what_went_wrong(ended, record, time.monotonic() - start, self.sweep)
+        if reason == "disk":
+            raise DiskFullError(f"trial {job.slot:03d}: {message}")
+        with self.alone():
+            outcome = ledger.fail(job, reason, message, cost, time.time())
+        if outcome == "abandon":
+            log.warning("trial %03d is another worker's by now; what came of it here is not kept", job.slot)
+            return
+        if outcome == "again":
+            log.warning("trial %03d %s: %s; it is taken up again", job.slot, reason, message)
+            return
+        self._write_failure(job, folder, record, reason, message)
+        self._say(job, f"failed: {reason}: {message}")
+
+    def _trial_in_child(
+        self,
+        overrides: Sequence[str],
+        folder: Path,
+        levels: Levels | None = None,
+        answer: Callable[[Rung], Verdict | None] | None = None,
+    ) -> Ended:
+        from effnlp.search.trial import run_trial
+
+        arguments = (overrides, folder, self.config_dir, levels, self.sweep.memory_limit_bytes)
+        return self._in_child(run_trial, arguments, folder, answer, self.sweep.time_limit_seconds)
+
+    def _in_child(
+        self,
+        function: Callable[..., None],
+        arguments: Sequence[Any],
+        folder: Path,
+        answer: Callable[[Any], Any] | None = None,
+        limit_seconds: float | None = None,
+    ) -> Ended:
+        """Call a function in a child. How long the child was there goes to the events."""
+        start = time.monotonic()
+        ended = call_in_child(self.processes, function, arguments, self.go_on, answer, limit_seconds)
+        if folder.is_dir():
+            seconds = time.monotonic() - start
+            with contextlib.suppress(OSError):
+                Events(folder).add("process", phase=self.phase, worker=self.owner.worker, seconds=seconds)
+        return ended
+
+    def _set_aside(self, ledger: Ledger, job: Job, said: Verdict, cost: Mapping[str, float]) -> None:
+        """A trial that was stopped or paused at a rung."""
+        with self.alone():
+            ledger.charge(job, cost)
+            self._drop_checkpoints(ledger)
+        if said.word == "stop":
+            settle(self.study, self.folder, [job.slot])
+        self._say(job, f"{'stopped' if said.word == 'stop' else 'paused'} at {said.sentence}")
+
+    def _drop_checkpoints(self, ledger: Ledger) -> None:
+        """Paused trials that will not go on need no checkpoint."""
+        for slot in ledger.without_future():
+            shutil.rmtree(trial_folder(self.folder, slot) / "checkpoints", ignore_errors=True)
+
+    def _complete(self, ledger: Ledger, job: Job, record: Record) -> None:
+        try:
+            values = objective_values(record, self.sweep.objectives)
+            violated = violations(self.sweep.constraints, record.values)
+        except KeyError as error:
+            with self.alone():
+                ledger.fail(job, "error", str(error.args[0]), cost_of(record.values), time.time())
+            self._say(job, f"failed: {error.args[0]}")
+            return
+        with self.alone():
+            if not ledger.complete(job, values, cost_of(record.values), violated):
+                log.warning(
+                    "trial %03d is another worker's by now; what came of it here is not kept", job.slot
+                )
+                return
+            frontier = frontier_slots(self.study, self.sweep.objectives)
+            self._forget_models(frontier)
+            self._drop_checkpoints(ledger)
+        figures = "  ".join(
+            f"{key.rsplit('/', 1)[-1]} {value:<9.4g}"
+            for key, value in zip(self.sweep.objectives, values, strict=True)
         )
-        return None
+        mark = "  *" if job.slot in frontier else "  !" if any(v > 0 for v in violated.values()) else "   "
+        self._say(job, figures + mark)
 
-    def _judged(self, study: optuna.Study, taken: Mapping[int, FrozenTrial], known: set[Any]) -> _Slot | None:
-        """One proposal; a slot if it is legal and new."""
-        trial = study.ask()
-        overrides = self._overrides(self.sweep.space.sample(trial))
-        refusal, digest = self._judge(overrides, known)
-        if refusal is not None:
-            trial.set_user_attr(REJECTED, refusal)
-            study.tell(trial, state=TrialState.FAIL)
-            if trial.user_attrs.get(FIRST):
-                log.warning("a point of search.first is left out: %s", refusal)
-            return None
-        number = max(taken, default=-1) + 1
-        trial.set_user_attr("hash", digest)
-        trial.set_user_attr(OVERRIDES, overrides)
-        trial.set_user_attr(OWNER, self.sweep.session)
-        trial.set_user_attr(SLOT, number)
-        return _Slot(number, study._storage.get_trial(trial._trial_id), overrides)
-
-    def _untried(self, known: set[Any]) -> dict[str, str] | None:
-        """Some legal point that is not known yet; None if there is none."""
-        points = list(self.sweep.space.points())
-        random.Random(f"{self.sweep.seed} {len(known)}").shuffle(points)
-        for point in points:
-            if self._judge(self._overrides(point), known)[0] is None:
-                return point
-        return None
+    def _write_failure(
+        self, job: Job, folder: Path, record: Record | None, reason: str, message: str
+    ) -> None:
+        """See to it that the folder of a failed trial says why."""
+        if record is not None and record.status == FAILED and record.reason == reason:
+            return
+        record = record or Record(status=FAILED, identity={"overrides": job.overrides})
+        record.status, record.reason, record.message = FAILED, reason, message
+        folder.mkdir(parents=True, exist_ok=True)
+        record.save(folder)
 
     def _overrides(self, values: Mapping[str, str]) -> list[str]:
-        """What a trial is composed of. Unless the user has said otherwise, it measures what is an objective."""
-        latency = str(any(map(measured_quietly, self.sweep.objectives))).lower()
+        """What a trial is composed of. Unless the user has said otherwise, it measures what is asked for."""
+        latency = str(any(map(measured_quietly, self.sweep.asked_for))).lower()
         said = [*self.sweep.fixed, *(f"{key}={value}" for key, value in values.items())]
         if any(override.startswith("evaluation.latency=") for override in said):
             return said
         return [*said, f"evaluation.latency={latency}"]
 
-    def _judge(self, overrides: list[str], known: set[Any]) -> tuple[str | None, str]:
-        """Why a proposal is refused (None if it is not), and its config hash."""
-        asked = tuple(overrides)
-        if asked not in self.judged:
-            self.judged[asked] = self._legality(overrides)
-        refusal, digest = self.judged[asked]
-        return refusal or ("known already" if digest in known else None), digest
-
-    def _legality(self, overrides: list[str]) -> tuple[str | None, str]:
-        folders = [conf_dir()] + ([self.config_dir] if self.config_dir else [])
-        try:
-            composed: Composed = compose(overrides, self.config_dir)
-            check(composed.config, composed.chosen, folders)
-        except (ConfigError, IllegalCombinationError) as error:
-            return str(error), ""
-        return None, config_hash(composed.config)
-
-    def _run(self, overrides: list[str], folder: Path) -> Record:
-        """Run overrides in a child; its record, or a failed one if the child left none."""
-        from effnlp.search.trial import run_trial
-
-        start = time.monotonic()
-        code = self._in_child(run_trial, (overrides, folder, self.config_dir), folder)
-        if code is None:
-            raise KeyboardInterrupt
-        record = _record_in(folder)
-        if record is None or (record.status == FAILED and code not in (0, 1)):
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            reason = "killed" if code < 0 else "error"
-            record = Record(status=FAILED, identity={"overrides": overrides}, reason=reason)
-            record.message = f"the process ended with {how} after {time.monotonic() - start:.0f} s"
-            folder.mkdir(parents=True, exist_ok=True)
-            record.save(folder)
-        return record
-
-    def _in_child(self, function: Callable[..., None], arguments: Sequence[Any], folder: Path) -> int | None:
-        """Call a function in a child; its exit code. How long the child was there goes to the events."""
-        start = time.monotonic()
-        code = call_in_child(self.processes, function, arguments, self.go_on)
-        if folder.is_dir():
-            seconds = time.monotonic() - start
-            Events(folder).add("process", phase=self.phase, worker=self.index, seconds=seconds)
-        return code
-
-    def _tell(self, study: optuna.Study, slot: _Slot, record: Record) -> None:
-        number, storage_id = slot.number, slot.trial._trial_id
-        with locked(self.folder):
-            try:
-                if record.status != COMPLETED:
-                    raise KeyError(f"{record.reason}: {record.message}")
-                values = objective_values(record, self.sweep.objectives)
-            except KeyError as error:
-                study._storage.set_trial_user_attr(storage_id, REASON, error.args[0])
-                study.tell(slot.trial.number, state=TrialState.FAIL)
-                self._say(study, slot, f"failed: {error.args[0]}")
-                return
-            study.tell(slot.trial.number, values)
-            frontier = frontier_slots(study, self.sweep.objectives)
-            self._forget_models(study, frontier)
-        figures = "  ".join(
-            f"{key.rsplit('/', 1)[-1]} {value:<9.4g}"
-            for key, value in zip(self.sweep.objectives, values, strict=True)
-        )
-        self._say(study, slot, figures + ("  *" if number in frontier else "   "))
-
-    def _say(self, study: optuna.Study, slot: _Slot, outcome: str) -> None:
+    def _say(self, job: Job, outcome: str) -> None:
         """One line of a trial: how many are done, what came of it, what it was, in the order of the space."""
-        done = sum(t.state.is_finished() for t in slots(study).values())
+        done = sum(t.state.is_finished() for t in slots(self.study).values())
         width = len(str(self.sweep.trials))
-        varied = dict(override.split("=", 1) for override in slot.overrides)
+        varied = dict(override.split("=", 1) for override in job.overrides)
         keys = [d.key for d in self.sweep.space.dimensions if d.varies]
         shown = " ".join(f"{key}={_short(varied[key])}" for key in dict.fromkeys(keys) if key in varied)
-        log.info("%*d/%d  trial %03d  %s  %s", width, done, self.sweep.trials, slot.number, outcome, shown)
+        log.info("%*d/%d  trial %03d  %s  %s", width, done, self.sweep.trials, job.slot, outcome, shown)
 
-    def _forget_models(self, study: optuna.Study, frontier: list[int]) -> None:
+    def _forget_models(self, frontier: list[int]) -> None:
         """A model that another dominates stays dominated: only the record of its trial is kept."""
-        for number, trial in slots(study).items():
+        for number, trial in slots(self.study).items():
             if trial.state == TrialState.COMPLETE and number not in frontier:
                 for replicate in range(self.sweep.seeds):
                     folder = trial_folder(self.folder, number, replicate)
                     (folder / "deployed.pt").unlink(missing_ok=True)
 
+    # After the trials
+
     def replicates(self) -> None:
-        """Run the members of the frontier again with other seeds; this worker's share of them."""
-        study = open_study(self.folder, self.sweep, self.index)
-        taken = slots(study)
-        jobs = [
-            (number, replicate)
-            for replicate in range(1, self.sweep.seeds)
-            for number in frontier_slots(study, self.sweep.objectives)
-        ]
-        for number, replicate in jobs[self.index :: self.sweep.workers]:
+        """Run candidates again with other seeds, each replicate by whoever is free, while the budget lasts."""
+        while self.go_on() and (job := self._next_replicate()) is not None:
+            number, replicate = job
+            trial = slots(self.study)[number]
             overrides = [
-                *taken[number].user_attrs[OVERRIDES],
-                f"seed.init={replicate}",
-                f"seed.order={replicate}",
-            ]
-            record = self._run(overrides, trial_folder(self.folder, number, replicate))
-            if record.reason == "interrupted":
+                *trial.user_attrs[OVERRIDES], f"seed.init={replicate}", f"seed.order={replicate}",
+            ]  # fmt: skip
+            folder = trial_folder(self.folder, number, replicate)
+            ended = self._trial_in_child(overrides, folder)
+            if ended.why == "stopped":
                 raise KeyboardInterrupt
+            if ended.code == BUSY:
+                time.sleep(WAIT_FOR_OTHERS_SECONDS)
+            record = _record_in(folder)
+            if record is None or record.status != COMPLETED:
+                reason, message = _what_went_wrong(ended, record, 0.0, self.sweep)
+                record = record or Record(status=FAILED, identity={"overrides": overrides})
+                record.status, record.reason, record.message = FAILED, reason, message
+                record.save(folder)
+            with self.alone():
+                self.study.set_user_attr(f"{COST}:{number:03d}-s{replicate}", cost_of(record.values))
             accuracy = record.values.get("val/accuracy")
             outcome = f"val/accuracy {accuracy:.4g}" if accuracy is not None else f"failed: {record.reason}"
             log.info("trial %03d with seed %d  %s", number, replicate, outcome)
+
+    def _next_replicate(self) -> tuple[int, int] | None:
+        """A replicate that nobody has run or runs; it is this worker's from now on."""
+        with self.alone():
+            if (limit := replace(self.sweep.budget, trials=sys.maxsize).reached(self._spent())) is not None:
+                log.warning("no more replicates: %s", limit)
+                return None
+            for replicate in range(1, self.sweep.seeds):
+                for number in self._replicated():
+                    folder = trial_folder(self.folder, number, replicate)
+                    claim = _claim_of(folder)
+                    done = _record_in(folder)
+                    is_over = done is not None and (done.status == COMPLETED or done.reason != "interrupted")
+                    runs = claim is not None and claim["session"] == self.sweep.session
+                    if is_over or (runs and claim is not None and self.is_lost(claim) != "yes"):
+                        continue
+                    folder.mkdir(parents=True, exist_ok=True)
+                    (folder / "claim.json").write_text(json.dumps(self.owner.__dict__), encoding="utf-8")
+                    return number, replicate
+        return None
+
+    def _replicated(self) -> list[int]:
+        """Slots of the candidates that are run with other seeds, the frontier first."""
+        frontier = frontier_slots(self.study, self.sweep.objectives)
+        if self.sweep.replicate == "frontier":
+            return frontier
+        done = [n for n, t in slots(self.study).items() if t.state == TrialState.COMPLETE]
+        return [*frontier, *(number for number in done if number not in frontier)]
 
     def finals(self) -> None:
         """Measure the members of the frontier quietly, and evaluate them on the test split."""
         from effnlp.search.final import measure_final
 
-        study = open_study(self.folder, self.sweep, self.index)
-        for number in frontier_slots(study, self.sweep.objectives):
+        for number in frontier_slots(self.study, self.sweep.objectives):
             for replicate in range(self.sweep.seeds):
                 folder = trial_folder(self.folder, number, replicate)
                 if not (folder / "deployed.pt").exists():
                     continue
-                code = self._in_child(measure_final, (folder, self.sweep.test, replicate == 0), folder)
-                if code != 0:
+                ended = self._in_child(measure_final, (folder, self.sweep.test, replicate == 0), folder)
+                if ended.why == "stopped":
+                    raise KeyboardInterrupt
+                if ended.code != 0:
                     log.warning(
                         "trial %03d could not be measured again: see %s", number, folder / "output.log"
                     )
+
+
+def settle(study: optuna.Study, folder: Path, numbers: Sequence[int] | None = None) -> None:
+    """See to it that every stopped trial has left a record, also one that was killed while it was stopping."""
+    for number, trial in slots(study).items():
+        if trial.state != TrialState.PRUNED or (numbers is not None and number not in numbers):
+            continue
+        where = trial_folder(folder, number)
+        found = _record_in(where)
+        if found is None or found.status != STOPPED:
+            shown = trial.user_attrs[f"{RUNG}{rungs_of(trial) - 1}"]
+            record = Record(STOPPED, {"overrides": trial.user_attrs[OVERRIDES]}, reason="stopped")
+            record.message = trial.user_attrs[REASON]
+            record.put({**shown["cost"], **shown["values"]})
+            where.mkdir(parents=True, exist_ok=True)
+            record.save(where)
+        shutil.rmtree(where / "checkpoints", ignore_errors=True)
+
+
+def _what_went_wrong(ended: Ended, record: Record | None, seconds: float, sweep: Sweep) -> tuple[str, str]:
+    """The class of a failure, one of ``oom, nan, timeout, killed, disk, error``, and a sentence."""
+    if ended.why == "timeout":
+        return "timeout", f"it ran longer than search.time_limit_seconds={sweep.time_limit_seconds:g}"
+    if ended.why == "refused":
+        return "killed", "another worker has taken it over"
+    code = ended.code or 0
+    if code < 0:
+        return "killed", f"the process ended with signal {-code} after {seconds:.0f} s"
+    if code in (0, 1) and record is not None and record.status == FAILED:
+        if record.reason == "interrupted":
+            return "killed", f"a signal from outside ended it after {seconds:.0f} s"
+        return record.reason or "error", record.message or "no word of why"
+    return "error", f"the process ended with exit code {code} after {seconds:.0f} s; see output.log"
 
 
 def _short(value: str) -> str:
@@ -302,3 +408,21 @@ def _record_in(folder: Path) -> Record | None:
         return Record.load(folder)
     except (FileNotFoundError, ValueError):
         return None
+
+
+def _spent_before(folder: Path) -> dict[str, float]:
+    """What an attempt without a record had spent when it last wrote a checkpoint, as far as it says."""
+    try:
+        attempt = json.loads((folder / "checkpoints" / "attempt.json").read_text(encoding="utf-8"))
+        return cost_of(attempt["values"])
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def _claim_of(folder: Path) -> dict[str, Any] | None:
+    """Who took a replicate."""
+    try:
+        claim: dict[str, Any] = json.loads((folder / "claim.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return claim

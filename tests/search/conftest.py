@@ -22,21 +22,39 @@ def undisturbed():
         root.setLevel(before[3])
 
 
+class Here:
+    """A connection to oneself: what is sent is answered at once."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def send(self, asked):
+        self.answered = self.answer(asked)
+        if self.answered is None:
+            raise SystemExit(1)
+
+    def recv(self):
+        return self.answered
+
+
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Run what would be a child here; the calls of trials, in order."""
+    from effnlp.search.children import Ended
+
     calls = []
 
-    def call(processes, function, arguments, go_on):
+    def call(processes, function, arguments, go_on, answer=None, limit_seconds=None):
         calls.append((function.__name__, arguments))
+        connection = [Here(answer)] if answer else []
         with undisturbed():
             try:
-                function(*arguments)
+                function(*arguments, *connection)
             except SystemExit as end:
-                return int(end.code or 0)
+                return Ended(int(end.code or 0))
             except Exception:
-                return 1
-        return 0
+                return Ended(1)
+        return Ended(0)
 
     monkeypatch.setattr("effnlp.search.worker.call_in_child", call)
     monkeypatch.setattr("effnlp.search.worker.context", lambda: None)
@@ -69,12 +87,14 @@ def sweep_here(texts_file, private_folders, in_this_process, tmp_path):
         ]  # fmt: skip
         keys = {override.partition("=")[0] for override in overrides}
         typed = [o for o in short if o.partition("=")[0] not in keys]
+        if "search/early_stopping" not in keys:
+            typed.append("search/early_stopping=none")
         typed += [*overrides, f"search.trials={trials}", f"search.workers={workers}"]
         if not any(o.startswith("model=") for o in overrides):
             typed.append("model=bag_of_ngrams")
         with hydra_context():
             plain = [o for o in typed if not is_sweep_override(o)]
-            config = compose("sweep", overrides=plain, return_hydra_config=True)
+            config = compose("sweep", overrides=[*plain, "search.live=false"], return_hydra_config=True)
             with open_dict(config):
                 config.hydra.sweep.dir = str(folder)
         code = sweep(config, typed, None, launch)

@@ -7,7 +7,8 @@ from optuna.trial import TrialState
 
 from effnlp.compose import ConfigError
 from effnlp.record import Record
-from effnlp.search.state import REASON, REJECTED, Sweep, frontier_slots, trial_folder
+from effnlp.search.attributes import REASON, REJECTED
+from effnlp.search.state import Sweep, frontier_slots, trial_folder
 
 WIDTHS = "model.width=2,4,8,16"
 BY_BYTES = "search.objectives=[val/accuracy:max,model/bytes:min]"
@@ -130,8 +131,8 @@ def test_a_latency_that_the_user_asks_for_or_seeks_is_measured_in_every_trial(sw
     assert not measured_quietly("cost/total/own/energy_joules")
 
 
-def test_seeds_make_replicates_of_the_frontier_alone(sweep_here):
-    sweep = sweep_here(WIDTHS, BY_BYTES, "search.seeds=2", trials=3)
+def test_seeds_make_replicates_of_the_frontier_alone_where_asked(sweep_here):
+    sweep = sweep_here(WIDTHS, BY_BYTES, "search.seeds=2", "search.replicate=frontier", trials=3)
     frontier = frontier_slots(sweep.study, Sweep.load(sweep.folder).objectives)
     replicates = sorted(path.name for path in (sweep.folder / "trials").glob("*-s*"))
     assert replicates == [f"{number:03d}-s1" for number in frontier]
@@ -141,6 +142,13 @@ def test_seeds_make_replicates_of_the_frontier_alone(sweep_here):
         assert one.identity["config_hash"] == other.identity["config_hash"]
         assert (other.identity["seed_init"], other.identity["seed_order"]) == (1, 1)
         assert "test/accuracy" in other.values
+
+
+def test_else_every_finished_candidate_is_replicated_outside_of_the_budget_in_trials(sweep_here):
+    sweep = sweep_here(WIDTHS, BY_BYTES, "search.seeds=2", trials=3)
+    replicates = sorted(path.name for path in (sweep.folder / "trials").glob("*-s*"))
+    assert replicates == [f"{number:03d}-s1" for number in range(3)]
+    assert len(sweep.slots) == 3
 
 
 def test_filters_stack_as_one_choice_of_the_space(sweep_here):
