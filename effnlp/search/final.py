@@ -27,11 +27,16 @@ def measure_final(folder: Path, test: bool, latency: bool) -> None:
         wants_test = test and "test/accuracy" not in record.values
         wants_latency = latency and "infer/single_stream/latency_seconds_p50" not in record.values
         if wants_test or wants_latency:
-            _measure(record, folder, wants_test, wants_latency)
+            measure(record, folder, wants_test, wants_latency)
             record.save(folder)
 
 
-def _measure(record: Record, folder: Path, test: bool, latency: bool) -> None:
+def measure(record: Record, folder: Path, test: bool, latency: bool) -> None:
+    """Add to ``record`` what is asked for, measured on the deployed model in ``folder``.
+
+    Raises:
+        ValueError: If the data are not those that the run was trained on.
+    """
     # Not above: a worker only names the function of its child, and need not load torch.
     from hydra.utils import instantiate
 
