@@ -151,8 +151,9 @@ def _fronts_of_many(rows: np.ndarray) -> list[int]:
     return fronts
 
 
-STEPS_OF_RANGE = 2**28
-"""Distances are taken between whole numbers, so that ties are exact: rescaling, which rounds, breaks none."""
+STEPS_OF_RANGE = 2**7 * 3**4 * 5**2 * 7 * 11 * 13
+"""A range in the whole numbers that distances are taken between, so that ties are exact: rescaling, which rounds,
+breaks none. With many divisors, so that values at equal distances mostly stay so."""
 
 
 def farthest_first(points: np.ndarray, until: int | None = None) -> np.ndarray:
@@ -183,19 +184,17 @@ def farthest_first(points: np.ndarray, until: int | None = None) -> np.ndarray:
     scaled = (points[sorting] - points.min(axis=0)) / np.where(spans > 0, spans, 1.0)
     grid = np.ascontiguousarray(np.rint(scaled * STEPS_OF_RANGE).astype(np.int64).T)  # (m, k)
     firsts = grid[0].tolist()  # ascending
-    nearest = np.full(
-        len(points), np.iinfo(np.int64).max
-    )  # squared distance to the chosen; -1: chosen itself
+    # Of each point the squared distance to the nearest of the chosen; -1 for these.
+    nearest = np.full(len(points), np.iinfo(np.int64).max)
     order = [0]
     while len(order) < len(points) and sorting[order[-1]] != until:
         chosen = order[-1]
         # No point is farther from the chosen than this one was: none beyond that distance gets nearer now.
         reach = math.isqrt(int(nearest[chosen]))
         start, end = bisect_left(firsts, firsts[chosen] - reach), bisect_right(firsts, firsts[chosen] + reach)
-        squared = np.zeros(end - start, dtype=np.int64)
-        for objective in grid:
-            squared += (objective[start:end] - objective[chosen]) ** 2
-        np.minimum(nearest[start:end], squared, out=nearest[start:end])
+        squared = grid[:, start:end] - grid[:, chosen : chosen + 1]
+        squared *= squared
+        np.minimum(nearest[start:end], squared.sum(axis=0), out=nearest[start:end])
         nearest[chosen] = -1
         order.append(int(nearest.argmax()))
     return sorting[order]

@@ -1,13 +1,50 @@
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from effnlp.search.pareto import dominates, hypervolume, on_frontier, oriented
+from effnlp.search.pareto import (
+    distinct,
+    dominates,
+    dominators,
+    farthest_first,
+    front_numbers,
+    hypervolume,
+    on_frontier,
+    oriented,
+)
 
 
 def on_frontier_by_definition(points):
     return [not any(dominates(other, point) for other in points) for point in points]
+
+
+def front_numbers_by_peeling(points):
+    """Take away the frontier again and again."""
+    numbers, left = np.empty(len(points), dtype=int), np.arange(len(points))
+    for front in range(len(points)):
+        best = np.array(on_frontier_by_definition(points[left]), dtype=bool)
+        numbers[left[best]] = front
+        left = left[~best]
+    return numbers.tolist()
+
+
+def farthest_first_by_definition(points):
+    """The distinct points in order, with exact distances between whole numbers."""
+    left = sorted({tuple(int(x) for x in point) for point in points})
+    columns = list(zip(*left, strict=True))
+    spans = [max(column) - min(column) or 1 for column in columns]
+
+    def squared(a, b):
+        return sum(Fraction(x - y, span) ** 2 for x, y, span in zip(a, b, spans, strict=True))
+
+    order = [left.pop(0)]
+    while left:  # max takes the first of equals, and they are sorted
+        best = max(left, key=lambda point: min(squared(point, chosen) for chosen in order))
+        order.append(best)
+        left.remove(best)
+    return order
 
 
 def hypervolume_by_cells(points, reference):
@@ -120,3 +157,109 @@ def test_a_point_that_dominates_all_raises_the_volume_to_its_own_box(points):
     assert hypervolume(np.concatenate([points[:10], best[None]]), reference) == pytest.approx(
         np.prod(reference - best)
     )
+
+
+def test_fronts_are_what_is_left_as_frontier_when_those_before_are_taken_away(points):
+    assert front_numbers(points).tolist() == front_numbers_by_peeling(points)
+
+
+def test_fronts_of_numbers_without_ties_are_those_of_the_definition():
+    for objectives, seed in itertools.product([1, 2, 3, 4], range(3)):
+        points = np.random.default_rng(seed).normal(size=(60, objectives))
+        assert front_numbers(points).tolist() == front_numbers_by_peeling(points)
+
+
+def test_the_first_front_is_the_frontier_also_of_many_points():
+    for objectives in (2, 3):
+        points = np.random.default_rng(0).random((3000, objectives))
+        assert np.array_equal(front_numbers(points) == 0, on_frontier(points))
+
+
+def test_fronts_depend_neither_on_order_nor_scale_nor_on_copies(points):
+    numbers = front_numbers(points)
+    order = np.random.default_rng(7).permutation(len(points))
+    assert np.array_equal(front_numbers(points[order]), numbers[order])
+    assert np.array_equal(front_numbers(points * (np.arange(points.shape[1]) + 0.7)), numbers)
+    assert np.array_equal(front_numbers(np.concatenate([points, points]))[: len(points)], numbers)
+
+
+def test_a_chain_has_as_many_fronts_as_points_and_an_antichain_one():
+    chain = np.arange(50.0)[:, None].repeat(3, axis=1)
+    shuffled = np.random.default_rng(0).permutation(50)
+    assert front_numbers(chain[shuffled]).tolist() == shuffled.tolist()
+    falling = np.stack([np.arange(50.0), -np.arange(50.0)], axis=1)
+    assert not front_numbers(falling[shuffled]).any()
+
+
+def test_fronts_of_nothing_are_none_of_infinity_some_and_of_nan_refused():
+    assert front_numbers(np.empty((0, 2))).shape == (0,)
+    assert front_numbers(np.array([[np.inf, 0.0], [1.0, 1.0], [np.inf, 1.0]])).tolist() == [0, 0, 1]
+    with pytest.raises(ValueError, match="NaN cannot be ranked"):
+        front_numbers(np.array([[0.0, np.nan]]))
+
+
+def test_zero_has_no_sign_in_an_order():
+    assert front_numbers(np.array([[0.0, 0.0], [-0.0, 0.0], [0.0, -0.0]])).tolist() == [0, 0, 0]
+
+
+def test_dominators_are_the_points_that_dominate(points):
+    for point in points[:10]:
+        assert dominators(points, point).tolist() == [dominates(other, point) for other in points]
+
+
+def test_distinct_rows_are_sorted_and_give_the_values_back(points):
+    rows, places = distinct(points)
+    assert [tuple(row) for row in rows] == sorted({tuple(point) for point in points})
+    assert np.array_equal(rows[places], points)
+
+
+def test_the_farthest_first_order_is_that_of_exact_distances(points):
+    rows, _ = distinct(points)
+    order = [tuple(point) for point in rows[farthest_first(rows)]]
+    assert order == farthest_first_by_definition(points)
+
+
+def test_the_farthest_first_order_of_a_long_front_is_that_of_plain_distances():
+    for objectives in (2, 3):
+        points = -np.abs(np.random.default_rng(objectives).normal(size=(300, objectives)))
+        points /= np.linalg.norm(points, axis=1, keepdims=True)
+        scaled = (points - points.min(axis=0)) / np.ptp(points, axis=0)
+        order = farthest_first(points)
+        assert sorted(order.tolist()) == list(range(300))
+        nearest = np.linalg.norm(scaled - scaled[order[0]], axis=1)
+        for index in order[1:]:
+            assert nearest[index] == pytest.approx(nearest.max(), abs=1e-7)
+            nearest = np.minimum(nearest, np.linalg.norm(scaled - scaled[index], axis=1))
+
+
+def test_farthest_first_starts_with_the_best_in_the_first_objective_and_goes_to_the_other_end():
+    front = np.array([[3.0, 3.0], [5.0, 1.0], [2.9, 4.0], [1.0, 5.0]])
+    assert front[farthest_first(front)][:3].tolist() == [[1.0, 5.0], [5.0, 1.0], [3.0, 3.0]]
+
+
+def test_farthest_first_depends_neither_on_order_nor_on_scale(points):
+    rows, _ = distinct(points)
+    order = farthest_first(rows)
+    shuffled = np.random.default_rng(3).permutation(len(rows))
+    assert np.array_equal(rows[shuffled][farthest_first(rows[shuffled])], rows[order])
+    for factor in (0.1, 7.0, 1e9):
+        assert np.array_equal(farthest_first(rows * factor * (np.arange(rows.shape[1]) + 1)), order)
+
+
+def test_farthest_first_stops_at_the_point_it_is_asked_about(points):
+    rows, _ = distinct(points)
+    whole = farthest_first(rows).tolist()
+    for index in range(len(rows)):
+        assert farthest_first(rows, until=index).tolist() == whole[: whole.index(index) + 1]
+
+
+def test_identical_points_come_last_in_a_spread_and_a_constant_objective_counts_nothing():
+    points = np.array([[2.0, 7.0], [0.0, 7.0], [2.0, 7.0], [1.0, 7.0]])
+    assert farthest_first(points).tolist() == [1, 0, 3, 2]
+    assert farthest_first(np.ones((3, 2))).tolist() == [0, 1, 2]
+    assert farthest_first(np.empty((0, 2))).tolist() == []
+
+
+def test_there_is_no_spread_with_a_point_at_infinity():
+    with pytest.raises(ValueError, match="need finite values"):
+        farthest_first(np.array([[0.0, np.inf], [1.0, 0.0]]))

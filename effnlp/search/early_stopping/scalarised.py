@@ -29,17 +29,30 @@ def scaled(values: np.ndarray) -> np.ndarray:
 
 def preceding(values: np.ndarray, numbers: np.ndarray, item: int, seed: int) -> np.ndarray:
     """(n,) bool: records with a lower sum by the item's weights; equal sums are in lexicographic order."""
-    sums = scaled(values) @ weights(seed, int(numbers[item]), values.shape[1])
-    _, places = distinct(values)
-    before: np.ndarray = (sums < sums[item]) | ((sums == sums[item]) & (places < places[item]))
-    return before
+    rows, places = distinct(values)
+    before = _rows_before(scaled(rows), int(places[item]), weights(seed, int(numbers[item]), values.shape[1]))
+    return before[places]
 
 
 def positions(values: np.ndarray, numbers: np.ndarray, seed: int) -> np.ndarray:
     """(n,) int: how many records are before each one by its own weights."""
-    return np.array(
-        [preceding(values, numbers, item, seed).sum() for item in range(len(values))], dtype=np.int64
-    )
+    if len(values) == 0:
+        return np.empty(0, dtype=np.int64)
+    rows, places = distinct(values)
+    copies, scaled_rows = np.bincount(places), scaled(rows)
+    found = [
+        copies[_rows_before(scaled_rows, place, weights(seed, number, values.shape[1]))].sum()
+        for place, number in zip(places.tolist(), numbers.tolist(), strict=True)
+    ]
+    return np.array(found, dtype=np.int64)
+
+
+def _rows_before(rows: np.ndarray, place: int, of_item: np.ndarray) -> np.ndarray:
+    # No matrix product: it may round rows differently, and what dominates must have no greater sum.
+    sums = (rows * of_item).sum(axis=1)
+    before: np.ndarray = sums < sums[place]
+    before[:place] |= sums[:place] == sums[place]
+    return before
 
 
 def always_preceding(values: np.ndarray, item: int) -> np.ndarray:
