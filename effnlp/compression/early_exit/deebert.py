@@ -6,11 +6,13 @@ Legend: B batch, K texts still inside, D width, C classes.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from effnlp.data.encodings import Batch
 from effnlp.method import Objective, applied, note, progress
@@ -116,6 +118,46 @@ class EarlyExitClassifier(nn.Module):
         return logits
 
 
+PREVIEW_RATE = 1e-2
+"""Highest learning rate of exits in a preview: what the default rate gives times the default factor of the exits."""
+
+PREVIEW_PASSES = 4
+"""How often a preview goes through its batches, at most."""
+
+
+def fit_exits(model: EarlyExitClassifier, batches: Sequence[Batch], steps: int) -> None:
+    """Train the exits, in place and with labels, on what the frozen model makes of a few batches.
+
+    The layers are run once a batch; after that a step is a product with a matrix of D × C. Nothing is random.
+
+    Args:
+        batches: With labels; taken in turn.
+        steps: Of AdamW, the rate falling linearly to zero.
+    """
+    model.eval()
+    pooled = []  # of each batch, of each exit: (B, D)
+    with torch.no_grad():
+        for batch in batches:
+            state, of_batch = model.encoder.embed(batch), []
+            for index in range(len(model.exits)):
+                state = model.encoder.layer(index, state)
+                of_batch.append(model.encoder.pool(state))
+            pooled.append(of_batch)
+    model.exits.requires_grad_(True)
+    optimizer = torch.optim.AdamW(model.exits.parameters(), lr=PREVIEW_RATE)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = PREVIEW_RATE * (1 - step / steps)
+        index = step % len(pooled)
+        labels = batches[index]["labels"]
+        with torch.enable_grad():
+            logits = [head(features) for head, features in zip(model.exits, pooled[index], strict=True)]
+            loss = torch.stack([F.cross_entropy(of_one, labels) for of_one in logits]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.exits.requires_grad_(False)
+
+
 class Given(nn.Module):
     """Stands for a model whose logits are known, so that any objective can judge them."""
 
@@ -154,6 +196,8 @@ class DeeBERT:
     Raises:
         ValueError: If a value is outside its range.
     """
+
+    data_dependent_compute = True
 
     settled_after = 1.0
     """Only the last checkpoint counts: before it, exits that are less trained are less sure, so that texts
@@ -214,6 +258,19 @@ class DeeBERT:
             return torch.stack([base(Given(of_one), batch) for of_one in logits]).sum()
 
         return of_the_phase
+
+    def preview(
+        self, model: EarlyExitClassifier, step: int, steps: int, batches: Sequence[Batch]
+    ) -> nn.Module:
+        """Train the exits as the second phase would, shorter and on the last batches alone, and finish.
+
+        Untrained exits are unsure of every text: the model would be judged as one that nobody leaves early, as
+        good as the model without exits and dearer.
+        """
+        left = steps - max(step, math.ceil(self.first_phase * steps))
+        if batches:
+            fit_exits(model, batches, min(left, PREVIEW_PASSES * len(batches)))
+        return self.finish(model)
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Let texts leave early from now on.

@@ -5,6 +5,7 @@ One scale a row: 127 stands for the largest magnitude of the row, 0 for 0, so th
 Legend: I width in, O width out, V vocabulary, D width.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
+from effnlp.model.export import MeanOfRows
 from effnlp.model.surgery import encoder_layers, replace_layers
 
 LARGEST = 127  # -128 stays unused: the range is symmetric
@@ -123,6 +125,16 @@ class Int8Embedding(nn.Module):
             include_last_offset=self.include_last_offset,
             padding_idx=padding,
         )
+
+    def for_export(self) -> nn.Module:
+        """The same answers by plain operators: which rows are read depends on the ids, not on their number."""
+        if self.mode is None:
+            return self
+        if self.mode != "mean":
+            raise ValueError(f"a table of integers in mode {self.mode!r} cannot be exported, only 'mean'")
+        rows = copy.copy(self)
+        rows.mode = None
+        return MeanOfRows(rows, self.padding_idx)
 
 
 def quantize_tables(model: nn.Module) -> int:
