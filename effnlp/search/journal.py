@@ -76,23 +76,26 @@ class JournalFile(BaseJournalBackend, BaseJournalSnapshot):
         return type(self), (self.path,)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append all of ``logs`` and wait until they are on the disk, or leave the journal as it was.
+        """Append all of ``logs``, or leave the journal as it was. Every reader sees them from now on.
+
+        They survive the end of any process at once, and that of the machine from the next ``sync`` on.
 
         Raises:
             OSError: If they cannot be written: a full disk, say.
         """
         content = b"".join(json.dumps(entry, separators=(",", ":")).encode() + b"\n" for entry in logs)
-        with self.path.open("r+b", buffering=0) as file, held(file):
+        # Always at the end, wherever that is then: Optuna's own back-end, in a dashboard say, has another lock.
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        with open(descriptor, "r+b", buffering=0) as file, held(file):
             start, size = whole_end(file), os.fstat(file.fileno()).st_size
             if start < size:
                 log.warning(
                     "%s: cut back %d bytes of a line that was never finished", self.path, size - start
                 )
                 file.truncate(start)
-            file.seek(start)
             try:
                 write_all(file, content)
-                os.fdatasync(file.fileno())
+                hand_over(file)
             except BaseException:
                 file.truncate(start)
                 raise
@@ -207,6 +210,20 @@ def write_all(file: IO[bytes], content: bytes) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
+
+
+def hand_over(file: IO[bytes]) -> None:
+    """Have a network file system send what was written; only then does it find that there is no room.
+
+    It does so when any descriptor of the file is closed. On a local disk this costs nothing.
+    """
+    os.close(os.dup(file.fileno()))
+
+
+def sync(path: Path) -> None:
+    """Wait until what was written to a file is on the disk."""
+    with path.open("rb") as file:
+        os.fdatasync(file.fileno())
 
 
 def _versions() -> dict[str, str]:

@@ -23,7 +23,7 @@ from optuna.storages import BaseStorage, JournalStorage
 
 from effnlp.compose import ConfigError
 from effnlp.menu import suggest
-from effnlp.search.journal import JournalFile, held
+from effnlp.search.journal import JournalFile, held, sync
 
 if TYPE_CHECKING:
     import psycopg
@@ -71,6 +71,7 @@ def locked(where: str, folder: Path, name: str) -> Iterator[None]:
     Args:
         where: As for ``open_storage``. With PostgreSQL the lock is an advisory one of the server, otherwise
             it is the kernel's on ``state.lock`` in the folder. Either ends with the process that holds it.
+            A journal is on the disk when its lock is given back: once for all that was done in between.
         folder: Of the sweep.
         name: Of the study.
 
@@ -82,7 +83,17 @@ def locked(where: str, folder: Path, name: str) -> Iterator[None]:
             yield
     else:
         with (folder / LOCK).open("ab") as file, held(file):
+            before = _size(folder / JOURNAL)
             yield
+            if _size(folder / JOURNAL) != before:
+                sync(folder / JOURNAL)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def shown(where: str) -> str:
