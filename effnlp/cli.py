@@ -11,6 +11,11 @@ from effnlp import __version__
 VERBS = {
     "run": ("effnlp.launch", "run", "one run: train, compress, measure, record"),
     "sweep": ("effnlp.launch", "sweep", "search the Pareto frontier over choices of methods"),
+    "watch": (
+        "effnlp.watch",
+        "main",
+        "where a sweep stands: workers, frontier, budget, failures, estimated end",
+    ),
     "report": ("effnlp.report.command", "main", "frontier of runs and sweeps: terminal, CSV, HTML"),
     "methods": ("effnlp.menu", "main", "every choice: what it does, its paper, what it needs"),
     "check": ("effnlp.check", "main", "compose and check a config, print its plan, run nothing"),
@@ -24,6 +29,7 @@ quality for what you can spend? Answers with a measured Pareto frontier."""
 EXAMPLES = """examples:
   effnlp run task=sst2 model=pretrained model.name=minilm peft=lora
   effnlp sweep search/space=quickstart search.trials=16 search.workers=2
+  effnlp watch quickstart
   effnlp report multirun/quickstart
   effnlp methods compression
   effnlp check model=pretrained model/mixer=performer
