@@ -188,6 +188,7 @@ class Reader:
         self.folder = folder
         self._study: tuple[tuple[str, str], optuna.Study] | None = None
         self._records: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {}
+        self._ended: dict[int, tuple[int, Any, TrialStatus]] = {}
         self._curve: tuple[Any, list[float]] = (None, [])
 
     def read(self, now: float) -> SweepState:
@@ -200,7 +201,7 @@ class Reader:
         status, at = status_of(content, self.folder, now)
         varied = _varied(content)
         trials = [
-            self._trial(int(trial.user_attrs[SLOT]), trial, records, content, varied, status == "running")
+            self._known(trial, records, content, varied, status == "running")
             for trial in every
             if trial.user_attrs.get(SLOT) is not None
         ]
@@ -276,6 +277,16 @@ class Reader:
             if path in self._records:
                 found[int(entry.name)] = self._records[path][1]
         return found
+
+    def _known(self, trial: FrozenTrial, records: Mapping[int, Mapping[str, Any]], *rest: Any) -> TrialStatus:
+        """A trial; one that ended is looked at again only when its record is another."""
+        slot = int(trial.user_attrs[SLOT])
+        if not trial.state.is_finished():
+            return self._trial(slot, trial, records, *rest)
+        record, seen = records.get(slot), self._ended.get(slot)
+        if seen is None or seen[0] != trial.number or seen[1] is not record:
+            seen = self._ended[slot] = (trial.number, record, self._trial(slot, trial, records, *rest))
+        return seen[2]
 
     def _trial(
         self,
