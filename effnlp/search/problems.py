@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from effnlp.search.pareto import on_frontier, oriented
+from effnlp.search.pareto import front_numbers, oriented
 from effnlp.search.space import Dimension, Space, parse
 
 ERROR, FLOPS = "val/error", "infer/single_stream/flops"
@@ -78,29 +78,12 @@ def whole(problem: Problem, point: Point, seed: int = 0) -> Look:
 # Points of a space
 
 
-def value_at(dimension: Dimension, unit: float) -> str:
-    """The value of a dimension at a place in [0, 1) of it, as typed."""
-    if dimension.choices:
-        return dimension.choices[int(unit * len(dimension.choices))]
-    if dimension.integer:
-        low, high = dimension.low - 0.5, dimension.high + 0.5  # as wide a part for the ends as for the rest
-        number = round(_between(low, high, unit, dimension.log))
-        return str(min(int(dimension.high), max(int(dimension.low), number)))
-    return repr(_between(dimension.low, dimension.high, unit, dimension.log))
-
-
 def unit_of(dimension: Dimension, value: str) -> float:
     """The place in [0, 1] of a value of a numeric dimension; a dimension of one value is at 0."""
     number, low, high = float(value), dimension.low, dimension.high
     if dimension.log:
         number, low, high = math.log(number), math.log(low), math.log(high)
     return (number - low) / (high - low) if high > low else 0.0
-
-
-def _between(low: float, high: float, unit: float, log: bool) -> float:
-    if log:
-        return float(low * (high / low) ** unit)
-    return low + (high - low) * unit
 
 
 def draw(space: Space, source: random.Random, near: Point | None = None, kept: float = 0.7) -> dict[str, str]:
@@ -122,7 +105,7 @@ def draw(space: Space, source: random.Random, near: Point | None = None, kept: f
                 continue
             if not dimension.choices and source.random() < 0.5:
                 unit = min(1 - 1e-9, max(0.0, unit_of(dimension, before) + source.gauss(0.0, 0.1)))
-        values[dimension.key] = value_at(dimension, unit)
+        values[dimension.key] = dimension.at(unit)
     return values
 
 
@@ -136,7 +119,9 @@ def mean_seconds(problem: Problem, points: int = 2000) -> float:
 def true_values(problem: Problem, points: Sequence[Point]) -> np.ndarray:
     """(n, m) objectives without noise, oriented: all to be minimised."""
     rows = [[found[key] for key in problem.objectives] for found in map(problem.truth, points)]
-    return oriented(np.array(rows).reshape(len(rows), -1), list(problem.objectives.values()))
+    return oriented(
+        np.array(rows).reshape(len(rows), len(problem.objectives)), list(problem.objectives.values())
+    )
 
 
 @functools.cache
@@ -147,15 +132,17 @@ def dense_frontier(problem: Problem, points: int = 4000, rounds: int = 30) -> np
     combinations = problem.space.combinations()
     if combinations is not None and combinations <= points:
         values = true_values(problem, list(problem.space.points()))
-        return np.unique(values[on_frontier(values)], axis=0)
+        return np.unique(values[front_numbers(values) == 0], axis=0)
     source = random.Random(0)
-    best: list[dict[str, str]] = [draw(problem.space, source) for _ in range(points)]
-    for _ in range(rounds):
-        values = true_values(problem, best)
-        best = [best[i] for i in np.flatnonzero(on_frontier(values))]
-        best += [draw(problem.space, source, near=source.choice(best)) for _ in range(points // 10)]
+    best = [draw(problem.space, source) for _ in range(points)]
     values = true_values(problem, best)
-    return np.unique(values[on_frontier(values)], axis=0)
+    for _ in range(rounds):
+        kept = np.flatnonzero(front_numbers(values) == 0)
+        best = [best[index] for index in kept]
+        varied = [draw(problem.space, source, near=source.choice(best)) for _ in range(points // 10)]
+        best += varied
+        values = np.concatenate([values[kept], true_values(problem, varied)])
+    return np.unique(values[front_numbers(values) == 0], axis=0)
 
 
 # Learning curves

@@ -7,7 +7,6 @@ that are busy or wait. What a real sweep spends besides its runs (start of proce
 import functools
 import heapq
 import math
-import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,19 +16,15 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from effnlp.search.attributes import HASH, REJECTED, slots
+from effnlp.search.attributes import slots
 from effnlp.search.early_stopping.halving import SuccessiveHalving
 from effnlp.search.ledger import Job, Ledger, Owner, Propose
 from effnlp.search.pareto import hypervolume, on_frontier, oriented
 from effnlp.search.problems import Look, Problem, dense_frontier, mean_seconds, true_values
+from effnlp.search.proposals import Proposer
 from effnlp.search.rungs import Rung
 
 SECONDS, JOULES = "cost/total/own/seconds", "cost/total/own/energy_joules"
-
-PROPOSALS_AT_MOST = 200
-"""Proposals in a row that are known before the space counts as exhausted, unless it can be listed."""
-
-POINTS_TO_LIST = 20_000
 
 UNLIMITED = 1_000_000
 """Slots of a budget that is not one of trials."""
@@ -175,7 +170,6 @@ class _Simulation:
     study: optuna.Study
     seed: int
     clock: _Clock
-    points: dict[str, dict[str, str]] = field(default_factory=dict)
     ledgers: list[Ledger] = field(default_factory=list)
     coming: list[tuple[float, int, int, _Run, Look]] = field(default_factory=list)
     """When, a number that settles ties, worker, what shows what."""
@@ -186,7 +180,7 @@ class _Simulation:
 
     def open(self, trials: int) -> None:
         """Make the workers, all idle."""
-        propose = proposer(self.problem, self.points, self.seed)
+        propose = proposer(self.problem, self.seed)
         for worker in range(self.clock.workers):
             owner = Owner("simulation", worker, token=str(worker))
             ledger = Ledger(self.study, self.problem.objectives, self.halving, propose, trials, owner)
@@ -239,7 +233,7 @@ class _Simulation:
                 return  # what there is not for one there is not for the next
             run = self.paused.pop(job.slot, None)
             if run is None:
-                point = self.points[job.trial.user_attrs[HASH]]
+                point = point_of(job.overrides)
                 run = _Run(job, point, self.problem.run(point, self.seed, fractions_of(self.halving)))
                 self.runs.append(run)
             run.job = job
@@ -279,37 +273,34 @@ def fractions_of(halving: SuccessiveHalving | None) -> tuple[float, ...]:
     return (*(level / halving.max_resource for level in halving.levels), 1.0)
 
 
-def proposer(problem: Problem, points: dict[str, dict[str, str]], seed: int) -> Propose:
-    """Proposals of the study's sampler that are not known yet; ``points`` holds each one by its identity."""
-    combinations = problem.space.combinations()
-    listed = combinations is not None and combinations <= POINTS_TO_LIST
+def proposer(problem: Problem, seed: int) -> Propose:
+    """Proposals of the study's sampler that are not known yet; none any more once there was none."""
 
-    def judged(study: optuna.Study) -> tuple[optuna.Trial, list[str], str] | None:
-        trial = study.ask()
-        point = problem.space.sample(trial)
-        identity = str(problem.identity(point))
-        if identity in points:
-            trial.set_user_attr(REJECTED, "known already")
-            study.tell(trial, state=TrialState.FAIL)
-            return None
-        points[identity] = point
-        return trial, [f"{key}={value}" for key, value in point.items()], identity
+    def judge(overrides: Sequence[str]) -> tuple[None, str]:
+        return None, str(problem.identity(point_of(overrides)))
+
+    proposals = Proposer(problem.space, overrides_of, judge, seed)
+    is_exhausted = False
 
     def propose(
-        study: optuna.Study, _: Mapping[int, FrozenTrial]
+        study: optuna.Study, taken: Mapping[int, FrozenTrial]
     ) -> tuple[optuna.Trial, list[str], str] | None:
-        for _ in range(20 if listed else PROPOSALS_AT_MOST):
-            if (found := judged(study)) is not None:
-                return found
-        if listed:
-            rest = [p for p in problem.space.points() if str(problem.identity(p)) not in points]
-            if rest:
-                point = random.Random(f"{seed} {len(points)}").choice(rest)
-                study.enqueue_trial(problem.space.parameters(point))
-                return judged(study)
-        return None
+        nonlocal is_exhausted
+        made = None if is_exhausted else proposals(study, taken)
+        is_exhausted = made is None
+        return made
 
     return propose
+
+
+def overrides_of(point: Mapping[str, str]) -> list[str]:
+    """What a run of the point would be composed of."""
+    return [f"{key}={value}" for key, value in point.items()]
+
+
+def point_of(overrides: Sequence[str]) -> dict[str, str]:
+    """The inverse of :func:`overrides_of`."""
+    return dict(override.split("=", 1) for override in overrides)
 
 
 def _cost(look: Look) -> dict[str, float]:
