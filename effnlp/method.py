@@ -14,13 +14,14 @@ steps before which the model is not yet what the method makes of it (a pruning s
 still untrained). Before it no checkpoint may be chosen as the best, and nothing may stop early.
 
 At a rung of a search a model in training is judged as what it would become: a copy of it and of its methods
-is finished. A method whose ``finish`` says too little of that while its schedule runs may declare
-``preview(model, step, steps)``, which is called in place of ``finish`` with the steps done and the steps in
-all. It must give a model that costs at inference what the finished one will.
+is finished (:func:`preview`). Where ``finish`` alone says too little of that while a schedule runs, a method may
+have ``preview(model, step, steps, batches)``, called in its place with the steps done, the steps in all and some
+of the last training batches. What it gives must cost at inference about what the finished model will, and
+follow from its arguments alone: a run that is taken up at a rung shows what the uninterrupted one would.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -64,21 +65,29 @@ def finish(method: Any, model: nn.Module) -> nn.Module:
     return model
 
 
-def preview(methods: Sequence[Any], model: nn.Module, step: int, steps: int) -> nn.Module:
+def preview(
+    methods: Sequence[Any], model: nn.Module, step: int, steps: int, batches: "Iterable[Batch]" = ()
+) -> nn.Module:
     """What the methods, in order, would make of a model in training; neither they nor it are touched.
 
     Args:
         step: Training steps done.
         steps: Training steps in all.
+        batches: Some of the last training batches, with labels.
 
     Returns:
         Another model, on the CPU and in evaluation mode.
     """
     # Together: what a method remembers of the model must be found in the copy.
     model, methods = copy.deepcopy((model, list(methods)))
+    device = next(model.parameters()).device
     model = model.cpu().eval()
     for method in methods:
-        model = method.preview(model, step, steps) if hasattr(method, "preview") else finish(method, model)
+        if hasattr(method, "preview"):
+            moved = [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
+            model = method.preview(model.to(device), step, steps, moved).cpu()
+        else:
+            model = finish(method, model)
     return model.eval()
 
 

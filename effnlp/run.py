@@ -9,7 +9,7 @@ import math
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import nn
 
 from effnlp import method
 from effnlp.cache import fetch
+from effnlp.data.encodings import Batch
 from effnlp.data.prepare import Prepared, load_task, prepare_data
 from effnlp.evaluation.evaluate import evaluate_quality, evaluate_scenarios
 from effnlp.evaluation.measured import Measured
@@ -380,8 +381,12 @@ def _finetune(
     )
 
 
-def _pass(_: int) -> None:
+def _pass(_: Training) -> None:
     """Nothing to look at."""
+
+
+PREVIEW_BATCHES = 16
+"""How many training batches a method may look at in order to say at a rung what a model would become."""
 
 
 @dataclass
@@ -403,18 +408,18 @@ class _AtRungs:
     shared: _Shared
     reported: int = 0
 
-    def look(self, step: int) -> None:
-        """Report the rungs that ``step`` has reached.
+    def look(self, training: Training) -> None:
+        """Report the rungs that the training has reached.
 
         Raises:
             _ToldError: If the search says stop or pause.
             DivergedError: If a value is not finite.
         """
-        steps = steps_of(len(self.data.train), TrainerSettings(**self.config["trainer"]))
+        step, steps = training.global_step, training.steps
         due = self.rungs.due(step, steps, after=max(self.reported, self.rungs.known))
         if not due:
             return
-        values = self._values(step, steps)
+        values = self._values(step, steps, training.last_batches(PREVIEW_BATCHES))
         self.shared.remember_spent()
         cost = dict(self.shared.meter.as_values().values)
         for index in due:
@@ -426,13 +431,13 @@ class _AtRungs:
             if verdict.word != "continue":
                 raise _ToldError(rung, verdict)
 
-    def _values(self, step: int, steps: int) -> dict[str, float]:
+    def _values(self, step: int, steps: int, batches: Iterable[Batch]) -> dict[str, float]:
         """Record keys of what the model would become: quality on validation, FLOPs, sizes, data."""
         shared = self.shared
         with torch.random.fork_rng(devices=_devices()):
             with shared.meter.aside("evaluation", count_flops=True):
                 delta = _delta(self.model, self.trainable)
-                model = method.preview(self.methods, self.model, step, steps)
+                model = method.preview(self.methods, self.model, step, steps, batches)
             with shared.meter.aside("evaluation"):
                 found = _measured(model, self.data, self.config, shared, ["val"], step, latency=False)
         kept = {

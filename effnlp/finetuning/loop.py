@@ -184,6 +184,12 @@ class Training(pl.LightningModule):
         """The steps after ``step`` at which a round ends or is cut."""
         return self.ends[bisect.bisect_right(self.ends, step) :]
 
+    def last_batches(self, count: int) -> Iterator[Batch]:
+        """The last batches, ``count`` at most, on which it was trained; oldest first."""
+        positions = self.batches[max(0, self.global_step - count) : self.global_step]
+        data = Batches(self.train_examples, positions, self.settings.pad_to_multiple)
+        return (data[index] for index in range(len(data)))
+
     def val_dataloader(self) -> DataLoader[Batch]:
         """The whole validation split, longest texts first; nothing where the round is only cut."""
         is_due = self.next_end in self.round_ends
@@ -291,16 +297,16 @@ class AtCheckpoint(pl.Callback):
 
 
 class AtStart(pl.Callback):
-    """Calls a function of ours with the steps done before each round, and each part of one, begins.
+    """Calls a function of ours before each round, and each part of one, begins.
 
-    Then the checkpoint of these steps is complete. The training that has ended begins no round.
+    Then the checkpoint of the steps done is complete. A training that has ended begins no round.
     """
 
-    def __init__(self, then: Callable[[int], None]) -> None:
+    def __init__(self, then: Callable[["Training"], None]) -> None:
         self.then = then
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        self.then(trainer.global_step)
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: Any) -> None:
+        self.then(module)
 
 
 class Curve(pl.Callback):
@@ -380,7 +386,7 @@ def fit(
     gauge: StepGauge,
     at_checkpoint: Callable[[], None],
     report: Callable[[dict[str, float], int], None],
-    at_start: Callable[[int], None] = lambda _: None,
+    at_start: Callable[[Training], None] = lambda _: None,
 ) -> Fitted:
     """Train ``training.model`` in place, up to its best settled validation.
 
@@ -390,8 +396,8 @@ def fit(
             trained to its end is not trained further, be it that it had stopped early.
         at_checkpoint: Called when a checkpoint is written.
         report: Receives points of the training curve and their step.
-        at_start: Called with the steps done before each round and each part of one, once the checkpoint of
-            these steps is complete; also where an attempt is taken up. What it raises ends the training.
+        at_start: Called before each round and each part of one, once the checkpoint of the steps done is
+            complete; also where an attempt is taken up. What it raises ends the training.
 
     Raises:
         DivergedError: If the loss is not finite.
