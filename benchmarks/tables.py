@@ -84,8 +84,22 @@ def int8_linear_table(result: Mapping[str, Any]) -> Table:
     return Table(["rows × widths", *names], rows)
 
 
+def rung_decision_table(result: Mapping[str, Any]) -> Table:
+    """One row a rung, in milliseconds."""
+    names = list(result["rungs"][0]["seconds"])
+    rows = [
+        [
+            f"{rung['kind']}, {rung['objectives']} objectives",
+            *(spread(rung["seconds"][name], 1, scale=1e3) for name in names),
+        ]
+        for rung in result["rungs"]
+    ]
+    return Table(["records", *(f"{name}, ms" for name in names)], rows)
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
     "int8_linear": int8_linear_table,
+    "rung_decision": rung_decision_table,
     "startup": startup_table,
     "training_step": training_step_table,
     "wall_time": wall_time_table,

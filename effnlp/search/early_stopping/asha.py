@@ -14,7 +14,7 @@ def preceding(values: np.ndarray, numbers: np.ndarray, item: int) -> np.ndarray:
     return better
 
 
-def positions(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:  # noqa: ARG001 - as all rules
+def positions(values: np.ndarray, numbers: np.ndarray, limit: int | None = None) -> np.ndarray:  # noqa: ARG001
     """(n,) int: how many records are better than each one in the first objective."""
     first = values[:, 0]
     return np.searchsorted(np.sort(first), first, side="left")

@@ -24,12 +24,13 @@ class Rule:
 
     Attributes:
         preceding: ``(values, numbers, item) -> (n,) bool``: the records before ``item``.
-        positions: ``(values, numbers) -> (n,) int``: how many records are before each one.
+        positions: ``(values, numbers, limit) -> (n,) int``: how many records are before each one; for those with
+            at least ``limit`` before them any number from ``limit`` on will do.
         always_preceding: ``(values, item) -> (n,) bool``: records before ``item`` that stay so whatever is added.
     """
 
     preceding: Callable[[np.ndarray, np.ndarray, int], np.ndarray]
-    positions: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    positions: Callable[[np.ndarray, np.ndarray, int], np.ndarray]
     always_preceding: Callable[[np.ndarray, int], np.ndarray]
 
 
@@ -151,16 +152,18 @@ class SuccessiveHalving:
         values, inside, numbers = _checked(values, inside, numbers)
         found = np.empty(len(values), dtype=np.int64)
         for peers, before in ((inside, 0), (~inside, int(inside.sum()))):
-            found[peers] = before + self.rule.positions(values[peers], numbers[peers])
+            found[peers] = before + self.rule.positions(values[peers], numbers[peers], len(values))
         return found
 
     def going_on(self, values: np.ndarray, inside: np.ndarray | None, numbers: np.ndarray) -> list[int]:
         """Indices of the records within the quota, the first first; at one position the lowest number first."""
-        positions = self.positions(values, inside, numbers)
-        allowed = quota(len(positions), self.reduction_factor)
-        may = positions < allowed if inside is None else inside & (positions < allowed)
-        found: list[int] = np.lexsort((numbers, positions)).tolist()
-        return [index for index in found if may[index]]
+        values, inside, numbers = _checked(values, inside, numbers)
+        allowed = quota(len(values), self.reduction_factor)
+        peers = np.flatnonzero(inside)
+        positions = self.rule.positions(values[peers], numbers[peers], allowed)
+        within = positions < allowed
+        found: list[int] = peers[within][np.lexsort((numbers[peers][within], positions[within]))].tolist()
+        return found
 
     def may_still_go_on(
         self, values: np.ndarray, item: int, n_at_most: int, inside: np.ndarray | None = None

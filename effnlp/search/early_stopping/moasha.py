@@ -25,15 +25,18 @@ def preceding(values: np.ndarray, numbers: np.ndarray, item: int) -> np.ndarray:
     return before
 
 
-def positions(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:  # noqa: ARG001 - as all rules
-    """(n,) int: how many records are before each one."""
+def positions(values: np.ndarray, numbers: np.ndarray, limit: int | None = None) -> np.ndarray:  # noqa: ARG001
+    """(n,) int: how many records are before each one; exact below the limit, beyond it no front is spread out."""
     rows, places = distinct(values)
     fronts = front_numbers(rows)
     by_front = np.split(np.argsort(fronts, kind="stable"), np.cumsum(np.bincount(fronts))[:-1])
-    order = np.concatenate([front[farthest_first(rows[front])] for front in by_front])
-    copies = np.bincount(places, minlength=len(rows))[order]
+    copies = np.bincount(places, minlength=len(rows))
     found = np.empty(len(rows), dtype=np.int64)
-    found[order] = np.cumsum(copies) - copies
+    before = 0
+    for front in by_front:
+        spread = front if limit is not None and before >= limit else front[farthest_first(rows[front])]
+        found[spread] = before + np.cumsum(copies[spread]) - copies[spread]
+        before += int(copies[spread].sum())
     return found[places]
 
 

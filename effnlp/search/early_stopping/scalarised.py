@@ -34,7 +34,13 @@ def preceding(values: np.ndarray, numbers: np.ndarray, item: int, seed: int) -> 
     return before[places]
 
 
-def positions(values: np.ndarray, numbers: np.ndarray, seed: int) -> np.ndarray:
+def positions(  # the limit saves nothing here
+    values: np.ndarray,
+    numbers: np.ndarray,
+    limit: int | None = None,  # noqa: ARG001
+    *,
+    seed: int,
+) -> np.ndarray:
     """(n,) int: how many records are before each one by its own weights."""
     if len(values) == 0:
         return np.empty(0, dtype=np.int64)

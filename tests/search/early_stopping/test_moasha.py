@@ -56,6 +56,14 @@ def test_the_records_before_one_are_found_without_ordering_the_other_fronts(valu
         assert np.array_equal(before, everyone < everyone[item])
 
 
+def test_below_a_limit_positions_are_exact_and_the_others_are_beyond_it(values):
+    exact = positions(values, np.arange(35))
+    for limit in (0, 1, 5, 12, 35):
+        found = positions(values, np.arange(35), limit)
+        assert np.array_equal(found[exact < limit], exact[exact < limit])
+        assert np.all(found[exact >= limit] >= limit)
+
+
 def test_the_rank_of_a_record_is_its_position_and_not_the_index_that_sorts():
     chain = np.array([3.0, 1.0, 2.0, 0.0, 4.0])[:, None].repeat(2, axis=1)
     assert positions(chain, np.arange(5)).tolist() == [3, 1, 2, 0, 4]

@@ -53,6 +53,17 @@ def test_trials_differ_in_what_they_weigh():
         assert outcomes == {True, False}
 
 
+def test_a_record_is_after_one_that_dominates_it_also_where_their_sums_round_to_the_same():
+    values = np.array([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0 - 2**-53]])
+    halving, tied = scalarised(seed=0), 0
+    for number in range(40):
+        own = weights(0, number, 2)
+        tied += own.sum() == own[0] + own[1] * (1.0 - 2**-53)
+        assert halving.positions(values, None, np.full(3, number)).tolist() == [0, 2, 1]
+        assert halving.decide(values, 1, None, np.full(3, number)).beaten_by == 0
+    assert tied > 0
+
+
 def test_an_objective_that_is_the_same_for_all_counts_nothing():
     values = np.array([[3.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
     assert scalarised(seed=0).positions(values, None, np.arange(3)).tolist() == [2, 0, 1]
