@@ -60,6 +60,7 @@ class Problem:
         run: Given a point, a seed and rising fractions, the look at each of them.
         truth: Given a point, the objectives of a whole run without noise.
         identity: Given a point, what it is: two points of one identity are the same run.
+        points: All that there are, where they are listed; None: what the space offers.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Problem:
     run: Callable[[Point, int, Sequence[float]], Iterator[Look]]
     truth: Callable[[Point], dict[str, float]]
     identity: Callable[[Point], Hashable]
+    points: Sequence[Point] | None = None
 
 
 def whole(problem: Problem, point: Point, seed: int = 0) -> Look:
@@ -111,9 +113,12 @@ def draw(space: Space, source: random.Random, near: Point | None = None, kept: f
 
 @functools.cache
 def mean_seconds(problem: Problem, points: int = 2000) -> float:
-    """What a whole run takes on average over random points: the unit of budgets."""
+    """What a whole run takes on average, over all points that are listed or so many random ones: the unit of
+    budgets.
+    """
     source = random.Random(0)
-    return sum(whole(problem, draw(problem.space, source)).seconds for _ in range(points)) / points
+    some = problem.points or [draw(problem.space, source) for _ in range(points)]
+    return sum(whole(problem, point).seconds for point in some) / len(some)
 
 
 def true_values(problem: Problem, points: Sequence[Point]) -> np.ndarray:
@@ -126,12 +131,15 @@ def true_values(problem: Problem, points: Sequence[Point]) -> np.ndarray:
 
 @functools.cache
 def dense_frontier(problem: Problem, points: int = 4000, rounds: int = 30) -> np.ndarray:
-    """(k, m) oriented true objectives of the best points that can be found: those of a space that can be listed,
-    else random points and, round by round, variations of what is on the frontier by then.
+    """(k, m) oriented true objectives of the best points: of all that are listed, else of random ones and, round by
+    round, variations of what is on the frontier by then.
     """
     combinations = problem.space.combinations()
-    if combinations is not None and combinations <= points:
-        values = true_values(problem, list(problem.space.points()))
+    listed = problem.points
+    if listed is None and combinations is not None and combinations <= points:
+        listed = list(problem.space.points())
+    if listed is not None:
+        values = true_values(problem, listed)
         return np.unique(values[front_numbers(values) == 0], axis=0)
     source = random.Random(0)
     best = [draw(problem.space, source) for _ in range(points)]

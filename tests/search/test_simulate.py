@@ -12,7 +12,7 @@ from effnlp.search.early_stopping.moasha import moasha
 from effnlp.search.ledger import replay
 from effnlp.search.pareto import hypervolume
 from effnlp.search.problems import ERROR, FLOPS, SYNTHETIC, Look, Problem, dense_frontier, mean_seconds
-from effnlp.search.simulate import Score, fractions_of, quality_over_budget, score_of, simulate
+from effnlp.search.simulate import Score, quality_over_budget, score_of, simulate
 from effnlp.search.space import parse
 
 VARIANTS = ("stopping", "promotion")
