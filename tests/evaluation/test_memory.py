@@ -49,6 +49,19 @@ def test_the_peak_of_an_inner_block_is_part_of_the_outer_one():
     assert outer.result.process_bytes >= inner.result.process_bytes
 
 
+@pytest.mark.parametrize("use_high_water", [True, False])
+def test_what_is_set_aside_does_not_count_and_what_comes_after_does(use_high_water):
+    with PeakMemory(use_high_water) as memory:
+        before = memory.peak_so_far().process_bytes
+        with memory.set_aside(), PeakMemory(use_high_water) as inner:
+            allocate(300, hold_seconds=5 * SAMPLING_SECONDS)
+        without = memory.peak_so_far().process_bytes
+        allocate(150, hold_seconds=5 * SAMPLING_SECONDS)
+    assert inner.result.process_bytes - before > 250 * MEGABYTE
+    assert without - before < 100 * MEGABYTE
+    assert 100 * MEGABYTE < memory.result.process_bytes - before < 250 * MEGABYTE
+
+
 def test_the_peak_so_far_never_falls():
     with PeakMemory() as memory:
         peaks = [memory.peak_so_far().process_bytes]

@@ -244,6 +244,40 @@ def test_stages_are_named_and_do_not_nest(make, clock):
         make().load_state({"training": {}})
 
 
+def test_what_is_done_aside_is_charged_to_its_own_stage_alone(make, clock):
+    meter = make()
+    with meter.stage("finetuning"):
+        clock.now += 10
+        meter.add_flops(FlopCount({"aten.mm": 7}))
+        with meter.aside("evaluation"):
+            clock.now += 3
+            meter.add_flops(FlopCount({"aten.mm": 5}))
+        with meter.aside("evaluation", count_flops=True):
+            torch.ones(2, 3) @ torch.ones(3, 4)
+        clock.now += 1
+        meter.add_flops(FlopCount({"aten.mm": 2}))
+    costs = meter.costs()
+    for stage, seconds, flops in (("finetuning", 11, 9), ("evaluation", 3, 5 + 2 * 2 * 3 * 4)):
+        cost = costs[stage]
+        assert (cost.seconds, cost.cpu_seconds, cost.energy_joules) == (seconds, 2 * seconds, 5 * seconds)
+        assert cost.flops == flops
+    assert meter.total.seconds == 14
+
+
+def test_where_what_is_done_aside_fails_the_stage_goes_on(make, clock):
+    meter = make()
+    with meter.stage("finetuning"):
+        with pytest.raises(ZeroDivisionError), meter.aside("evaluation"):
+            clock.now += 2
+            _ = 1 / 0
+        with pytest.raises(ValueError, match="unknown stage 'looking'"), meter.aside("looking"):
+            pass
+        clock.now += 1
+    assert (meter.costs()["finetuning"].seconds, meter.costs()["evaluation"].seconds) == (1, 2)
+    with pytest.raises(RuntimeError, match="no stage is open"), meter.aside("evaluation"):
+        pass
+
+
 def test_a_cost_survives_json_so_that_it_can_be_amortised(make, clock):
     meter = make()
     spend(meter, clock, "data", 3, flops=1)

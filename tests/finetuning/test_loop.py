@@ -43,7 +43,9 @@ def examples():
 def train(make_classifier, examples, tmp_path):
     """Train a small classifier; what came of it, the model and what was reported."""
 
-    def go(accuracies=None, settled_after=0.0, objective=None, folder="run", **settings):
+    def go(
+        accuracies=None, settled_after=0.0, objective=None, folder="run", cuts=(), at_start=None, **settings
+    ):
         chosen = TrainerSettings(**{"epochs": 4, "batch_size": 16, "progress": "none", **settings})
         steps = steps_of(len(examples), chosen)
         positions = list(
@@ -52,7 +54,7 @@ def train(make_classifier, examples, tmp_path):
         classify, model = Classify(learning_rate=3e-3), make_classifier(dropout=0.1)
         training = Training(
             model, objective or classify.objective, lambda m: classify.optimizer(m, steps),
-            rounds_of(positions, chosen), examples, examples, chosen, settled_after,
+            rounds_of(positions, chosen), examples, examples, chosen, settled_after, cuts,
         )  # fmt: skip
         if accuracies is not None:
             given = iter(accuracies)
@@ -68,6 +70,7 @@ def train(make_classifier, examples, tmp_path):
             training, callbacks=[], hardware=Hardware("32-true", "cpu", None), folder=tmp_path / folder,
             seed=0, gauge=gauge, at_checkpoint=lambda: saved.append(training.global_step),
             report=lambda values, step: curve.append((step, values)),
+            at_start=at_start or (lambda _: None),
         )  # fmt: skip
         return fitted, model, gauge, curve, saved
 
@@ -144,6 +147,90 @@ def test_a_training_that_had_ended_early_is_not_trained_further(train, tmp_path)
     assert again.resumed_at == 9
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
     assert json.loads((tmp_path / "run" / "fitted.json").read_text())["best_step"] == fitted.best_step
+
+
+# Cuts: 12 steps in 4 rounds of 3
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("cuts", [(1,), (3, 6), (1, 2, 4, 5, 7, 11), (0, 12, 13, 2, 2)])
+def test_cuts_save_and_do_not_change_what_comes_of_a_training(cuts, train):
+    whole, model, gauge, curve, _ = train(folder="whole")
+    cut, other, cut_gauge, cut_curve, saved = train(folder="cut", cuts=cuts)
+    assert cut == whole
+    assert same(model, other)
+    assert cut_gauge.phases == gauge.phases
+    assert cut_curve == curve
+    assert saved == sorted({3, 6, 9, 12} | {cut for cut in cuts if 0 < cut < 12})
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_patience_counts_validations_and_not_cuts(patience, train):
+    accuracies = [50, 40, 40, 99]
+    whole, model, *_ = train(accuracies=accuracies, patience=patience, folder="whole")
+    cut, other, *_ = train(accuracies=accuracies, patience=patience, folder="cut", cuts=range(1, 12))
+    assert cut == whole
+    assert cut.steps == 3 + 3 * patience
+    assert same(model, other)
+
+
+def test_the_best_is_kept_where_cuts_come_before_the_first_and_after_each_validation(train):
+    fitted, *_ = train(accuracies=[10, 30, 30, 20], cuts=(1, 2, 4, 7, 8, 10))
+    assert (fitted.best_step, fitted.best_accuracy) == (6, pytest.approx(0.3))
+
+
+def test_each_part_starts_with_the_checkpoint_of_its_steps_complete(train, tmp_path):
+    starts = []
+
+    def look(training):
+        last = tmp_path / "run" / "last.ckpt"
+        saved = torch.load(last, weights_only=False)["global_step"] if last.exists() else 0
+        starts.append((training.global_step, saved))
+
+    train(cuts=(1, 7), at_start=look)
+    assert starts == [(step, step) for step in (0, 1, 3, 6, 7, 9)]
+
+
+class EndedHere(Exception):
+    """Ends a training at a cut."""
+
+
+@pytest.mark.parametrize("then", [(), (4,), (2, 5, 7), (5, 10)])
+@pytest.mark.parametrize("at", [1, 4, 6, 10])
+def test_a_training_goes_on_from_any_cut_whatever_cuts_come_then(at, then, train):
+    def end(training):
+        if training.global_step == at:
+            raise EndedHere
+
+    whole, model, *_ = train(folder="whole", patience=3)
+    with pytest.raises(EndedHere):
+        train(cuts=(1, 4, 10), at_start=end, patience=3)
+    starts = []
+    fitted, other, gauge, _, saved = train(
+        cuts=then, at_start=lambda training: starts.append(training.global_step), patience=3
+    )
+    assert fitted.resumed_at == at
+    assert same(model, other)
+    assert (fitted.best_step, fitted.best_accuracy) == (whole.best_step, whole.best_accuracy)
+    assert len([phase for phase in gauge.phases if phase.startswith("train")]) == 12 - at
+    ends = sorted({end for end in (3, 6, 9, 12, *then) if end > at})
+    assert saved == ends
+    assert starts == [at, *ends[:-1]]
+
+
+def test_the_last_batches_are_those_of_the_last_steps(train, examples):
+    seen = {}
+
+    def look(training):
+        seen[training.global_step] = [batch["input_ids"] for batch in training.last_batches(2)]
+
+    train(cuts=(1,), at_start=look)
+    assert {step: len(batches) for step, batches in seen.items()} == {0: 0, 1: 1, 3: 2, 6: 2, 9: 2}
+    expected = [examples.batch(list(range(first, first + 16)), 8)["input_ids"] for first in (16, 32)]
+    assert all(torch.equal(a, b) for a, b in zip(seen[3], expected, strict=True))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
