@@ -3,7 +3,6 @@
 Quiet is the caller's business (:mod:`effnlp.evaluation.quiet`): a busy machine adds 15 to 70 per cent.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from effnlp.evaluation.measured import Measured
+from effnlp.hardware.affinity import allowed_cpus, unbound
 
 Request = TypeVar("Request")
 
@@ -64,23 +64,25 @@ def synchronize() -> None:
 
 def available_cores() -> int:
     """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(allowed_cpus())
 
 
 @contextmanager
 def pinned_threads(threads: int | None) -> Iterator[int]:
-    """Compute with ``threads`` threads (None: one for each available core), and as before afterwards."""
+    """Compute with ``threads`` threads (None: one for each available core), and as before afterwards.
+
+    A worker of a sweep is bound to its share of the cores; here it has all of them.
+    """
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     before = torch.get_num_threads()
-    pinned = threads or available_cores()
-    torch.set_num_threads(pinned)
-    try:
-        yield pinned
-    finally:
-        torch.set_num_threads(before)
+    with unbound():
+        pinned = threads or available_cores()
+        torch.set_num_threads(pinned)
+        try:
+            yield pinned
+        finally:
+            torch.set_num_threads(before)
 
 
 def measure_latency(

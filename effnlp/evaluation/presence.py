@@ -89,6 +89,10 @@ class OwnedDescriptor:
             return False
         return True
 
+    def lock(self) -> None:
+        """Lock the file alone, waiting for those that hold it."""
+        fcntl.flock(self.number, fcntl.LOCK_EX)
+
     def unlock(self) -> None:
         """Let the file go."""
         fcntl.flock(self.number, fcntl.LOCK_UN)
