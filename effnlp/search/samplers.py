@@ -103,10 +103,7 @@ class QuasiRandom(BaseSampler):
         return left_open(self.space, self.seed, trial.number, param_name)
 
     def sample_relative(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        search_space: dict[str, BaseDistribution],
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The point of the trial's number."""
         width = max(self.coordinates.values(), default=-1) + 1
@@ -171,7 +168,8 @@ class Grid(BaseSampler):
                 "lower search.sampler.points_per_dimension, or take search/sampler=quasi_random"
             )
         self._order: list[dict[str, Any]] | None = None
-        self._at, self._seen, self._read = 0, set[tuple[Any, ...]](), 0
+        self._varying = {d.name for d in space.dimensions if d.varies}
+        self._at, self._seen, self._read = 0, set[frozenset[tuple[str, Any]]](), 0
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All dimensions."""
@@ -198,24 +196,22 @@ class Grid(BaseSampler):
         for index, trial in enumerate(trials[self._read :], self._read):
             if trial.state in (TrialState.WAITING, TrialState.RUNNING):
                 open_from = min(open_from, index)
-            self._seen.add(_identity({**trial.system_attrs.get("fixed_params", {}), **trial.params}))
+            given = trial.system_attrs.get("fixed_params", {})
+            self._seen.add(self._identity({**given, **trial.params}))
         self._read = open_from  # those that run may get parameters yet
-        while self._at < len(self.order) and _identity(self.order[self._at]) in self._seen:
+        while self._at < len(self.order) and self._identity(self.order[self._at]) in self._seen:
             self._at += 1
         return self.order[self._at] if self._at < len(self.order) else None
 
+    def _identity(self, parameters: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
+        """What tells points apart; a trial of an extended study may lack a setting."""
+        return frozenset((name, value) for name, value in parameters.items() if name in self._varying)
+
     def sample_relative(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        search_space: dict[str, BaseDistribution],
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The next point; when there is none left, the first one again, which is known then."""
         return self.next_point(study) or self.order[0]
-
-
-def _identity(parameters: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(sorted(parameters.items(), key=lambda entry: entry[0]))
 
 
 def cut(dimension: Dimension, points: int) -> Dimension:

@@ -4,23 +4,30 @@ The other may have been a sweep, or any folder of records: of the same task, of 
 (smaller models, less data).
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from effnlp.compose import ConfigError
 from effnlp.menu import suggest
 from effnlp.record import COMPLETED, Record
+from effnlp.search.constraints import is_feasible
 from effnlp.search.early_stopping.moasha import positions
 from effnlp.search.pareto import hypervolume, on_frontier, oriented
 from effnlp.search.space import Space
 
+if TYPE_CHECKING:
+    import optuna
+
+    from effnlp.search.state import Sweep
+
 SCALE = re.compile(r"task|task\..*|model\.size|trainer\.(epochs|steps)")
-"""Dimensions in which a proxy is smaller than what it stands for: what they were there says nothing here."""
+"""Dimensions in which a proxy is smaller than what it stands for: where it is outside of them, they are left open."""
 
 NAMED_AT_MOST = 4
 """Values and reasons that a message names."""
@@ -32,11 +39,13 @@ class Fitted:
 
     Attributes:
         point: Dimension key to value as typed; what the run does not say is left open.
-        outside: Dimensions of which the run has a value that is outside of them, with it: ``peft=prefix``.
+        outside: Dimensions of which the run has a value that is outside of them, with it.
+        unlike: Settings of the space, dimensions with a single value, of which the run has another, with it.
     """
 
     point: dict[str, str]
-    outside: list[str]
+    outside: dict[str, str]
+    unlike: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -48,39 +57,38 @@ class Transfer:
         overlap: Which dimensions they settle and which they leave open, in words.
         left_out: Why others that were as good were not taken, a sentence each.
         sources: Folder of the record that each point comes from.
+        folder: Below which these are.
     """
 
     points: list[dict[str, str]]
     overlap: str
     left_out: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
+    folder: str = ""
 
 
 def fit(space: Space, overrides: Sequence[str], record: Record | None = None) -> Fitted:
-    """A run in a space: from what was typed, and else from the choices and the config of its record.
-
-    Settings, dimensions with a single value, are no part of the point; a scale that is outside is left open.
-    """
+    """A run in a space: from what was typed, and else from the choices and the config of its record."""
     typed = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
     settled: dict[str, str] = {}
-    point: dict[str, str] = {}
-    outside = []
+    fitted = Fitted({}, {}, {})
     for dimension in space.dimensions:
         if not dimension.is_there(settled):
             continue
+        said = list(said_of(dimension.key, typed, record))
+        found = next((fits for value in said if (fits := dimension.fitting(value)) is not None), None)
         if not dimension.varies:
             settled[dimension.key] = next(dimension.values())
-            continue
-        said = list(_said(dimension.key, typed, record))
-        found = next((fits for value in said if (fits := dimension.fitting(value)) is not None), None)
-        if found is not None:
-            settled[dimension.key] = point[dimension.key] = found
-        elif said and not SCALE.fullmatch(dimension.key):
-            outside.append(f"{dimension.key}={_shown(said[0])}")
-    return Fitted(point, outside)
+            if said and found is None:
+                fitted.unlike[dimension.key] = _shown(said[0])
+        elif found is not None:
+            settled[dimension.key] = fitted.point[dimension.key] = found
+        elif said:
+            fitted.outside[dimension.key] = _shown(said[0])
+    return fitted
 
 
-def _said(key: str, typed: Mapping[str, str], record: Record | None) -> Iterable[Any]:
+def said_of(key: str, typed: Mapping[str, str], record: Record | None) -> Iterable[Any]:
     """What a run had for a key, in all the ways in which it may be written."""
     if key in typed:
         yield typed[key]
@@ -122,15 +130,16 @@ def first_points_from(folder: Path, space: Space, objectives: Mapping[str, str],
     taken: list[dict[str, str]] = []
     sources: list[str] = []
     left_out: list[str] = []
-    candidates = _ranked(_candidates(folder, objectives), objectives)
+    candidates = _ranked(_candidates(Path(folder), objectives), objectives)
     for candidate in candidates:
         if len(taken) == points:
             break
         record = candidate.record
         fitted = fit(space, [str(o) for o in record.identity.get("overrides") or []], record)
         name = candidate.name
-        if fitted.outside:
-            left_out.append(f"{name}: {', '.join(fitted.outside)} is not in this space")
+        outside = [f"{key}={value}" for key, value in fitted.outside.items() if not SCALE.fullmatch(key)]
+        if outside:
+            left_out.append(f"{name}: {', '.join(outside)} is not in this space")
         elif not fitted.point:
             left_out.append(f"{name}: it says nothing of any dimension of this space")
         elif fitted.point in taken:
@@ -144,7 +153,7 @@ def first_points_from(folder: Path, space: Space, objectives: Mapping[str, str],
             f"search.warm_start.from: nothing in {folder} fits into this space: {reasons}. "
             f"There: {_varied(candidates)}. Here: {space}"
         )
-    return Transfer(taken, _overlap(space, taken), left_out, sources)
+    return Transfer(taken, _overlap(space, taken), left_out, sources, str(folder))
 
 
 @dataclass(frozen=True)
@@ -313,3 +322,32 @@ def _spent_until(
         else:
             low = middle + 1
     return float(cost[:low].sum())
+
+
+def transfer_outcome(sweep: "Sweep", study: "optuna.Study", transfer: Transfer) -> dict[str, Any]:
+    """What a sweep says of its transfer when it is over, spent in FLOPs where all trials have them."""
+    from optuna.trial import TrialState
+
+    from effnlp.search.attributes import COST, OVERRIDES, slots
+
+    ended = [trial for trial in slots(study).values() if trial.state.is_finished()]
+    ended.sort(key=lambda trial: (str(trial.datetime_complete), trial.number))
+    lost = [math.nan] * len(sweep.objectives)
+    rows = [
+        trial.values if trial.state == TrialState.COMPLETE and is_feasible(trial.constraints) else lost
+        for trial in ended
+    ]
+    flops = [trial.user_attrs.get(COST, {}).get("flops") for trial in ended]
+    unit = "trials" if None in flops else "flops"
+    values = np.array(rows, dtype=float).reshape(len(ended), len(sweep.objectives))
+    saved = saved_by_transfer(
+        oriented(values, list(sweep.objectives.values())),
+        np.ones(len(ended)) if unit == "trials" else np.array(flops, dtype=float),
+        np.array(
+            [is_transferred(transfer.points, trial.user_attrs[OVERRIDES]) for trial in ended], dtype=bool
+        ),
+    )
+    return {
+        "from": transfer.folder, "points": len(transfer.points), "overlap": transfer.overlap,
+        "left_out": transfer.left_out, "unit": unit, **asdict(saved),
+    }  # fmt: skip

@@ -132,7 +132,8 @@ def test_a_proxy_may_be_smaller_and_about_another_task(leave):
 def test_a_setting_of_the_space_is_no_part_of_a_point_and_brings_what_it_brings():
     space, _ = parse({"model": "backbone", "model=backbone": {"peft": "none,lora", "epochs": 4}}, [])
     fitted = fit(space, ["model=other", "peft=lora", "epochs=2"])
-    assert (fitted.point, fitted.outside) == ({"peft": "lora"}, [])
+    assert fitted.point == {"peft": "lora"}
+    assert (fitted.outside, fitted.unlike) == ({}, {"model": "other", "epochs": "2"})
 
 
 def test_only_completed_configurations_with_all_objectives_count_each_by_its_mean(space, leave):
