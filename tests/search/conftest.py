@@ -1,8 +1,11 @@
 """A whole sweep in this process: workers one after another, trials without a process of their own."""
 
 import contextlib
+import importlib.util
 import logging
+import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -102,3 +105,39 @@ def sweep_here(texts_file, private_folders, in_this_process, tmp_path):
         return SimpleNamespace(code=code, folder=folder, study=study, slots=slots(study))
 
     return go
+
+
+@pytest.fixture(scope="session")
+def local_postgresql():
+    """A real server on loopback; PGPASSWORD is set while it is there."""
+    path = Path(__file__).parents[2] / "benchmarks" / "local_postgresql.py"
+    spec = importlib.util.spec_from_file_location("local_postgresql", path)
+    sys.modules["local_postgresql"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    if module.programs() is None:
+        pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
+    with module.local_postgresql({"max_connections": "200", "fsync": "off"}) as server:
+        before = os.environ.get("PGPASSWORD")
+        os.environ["PGPASSWORD"] = server.password
+        yield server
+        if before is None:
+            del os.environ["PGPASSWORD"]
+        else:
+            os.environ["PGPASSWORD"] = before
+
+
+@pytest.fixture
+def postgresql(local_postgresql):
+    """The server, with a database of the test's own; its URL is ``postgresql.url``."""
+    import psycopg
+
+    def in_server(command):
+        with psycopg.connect(local_postgresql.url, autocommit=True) as connection:
+            connection.execute(command)
+
+    name = f"test_{os.urandom(6).hex()}"
+    in_server(f"CREATE DATABASE {name}")
+    url = local_postgresql.url.replace("/postgres", f"/{name}")
+    yield SimpleNamespace(url=url, server=local_postgresql)
+    in_server(f"DROP DATABASE {name} WITH (FORCE)")
