@@ -17,6 +17,8 @@ VERBS = {
         "where a sweep stands: workers, frontier, budget, failures, estimated end",
     ),
     "report": ("effnlp.report.command", "main", "frontier of runs and sweeps: terminal, CSV, HTML"),
+    "pick": ("effnlp.pick", "main", "the best configuration within limits, as a folder with its model"),
+    "predict": ("effnlp.predict", "main", "label texts with a model that was picked"),
     "methods": ("effnlp.menu", "main", "every choice: what it does, its paper, what it needs"),
     "check": ("effnlp.check", "main", "compose and check a config, print its plan, run nothing"),
     "doctor": ("effnlp.doctor", "main", "what this machine can do"),
@@ -31,6 +33,7 @@ EXAMPLES = """examples:
   effnlp sweep search/space=quickstart search.trials=16 search.workers=2
   effnlp watch quickstart
   effnlp report multirun/quickstart
+  effnlp pick multirun/quickstart --max model/bytes=2e6
   effnlp methods compression
   effnlp check model=pretrained model/mixer=performer
 

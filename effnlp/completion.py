@@ -1,6 +1,10 @@
 """Tab completion: verbs, then config groups, their choices and the keys of what is chosen."""
 
 import argparse
+import contextlib
+import importlib
+import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +14,9 @@ from effnlp.menu import choice_names, conf_dir, groups, read_choice, read_yaml
 
 VERBS_OF_OVERRIDES = {"run": ("run",), "check": ("run",), "sweep": ("run", "sweep")}
 """Verbs that take overrides, and the configs at the top that they compose."""
+
+VERBS_OF_OPTIONS = {"pick": "effnlp.pick", "predict": "effnlp.predict"}
+"""Verbs with options of their own, and the modules that add them to a parser (``add_arguments``)."""
 
 
 def overrides_starting(
@@ -67,6 +74,18 @@ def dotted(keys: Any, package: str = "") -> list[str]:
     return [p for k, v in keys.items() for p in dotted(v, f"{package}.{k}" if package else str(k))]
 
 
+def record_keys(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """Keys of the first complete record below the folder on the line that begin with ``prefix``."""
+    for folder, below, names in os.walk(getattr(parsed_args, "dir", None) or "."):
+        below.sort()
+        if "record.json" in names:
+            with contextlib.suppress(OSError, ValueError):
+                content = json.loads(Path(folder, "record.json").read_text(encoding="utf-8"))
+                if content.get("status") == "completed":
+                    return sorted(key for key in content["values"] if key.startswith(prefix))
+    return []
+
+
 def complete(parser: argparse.ArgumentParser) -> None:
     """Answer the shell and exit."""
     import argcomplete
@@ -81,6 +100,12 @@ def complete(parser: argparse.ArgumentParser) -> None:
 
     for action in parser._subparsers._group_actions if parser._subparsers else []:
         for verb, sub in dict(action.choices or {}).items():
+            if verb in VERBS_OF_OPTIONS:
+                importlib.import_module(VERBS_OF_OPTIONS[verb]).add_arguments(sub)
+                for option in sub._actions:
+                    if option.dest in ("max", "min", "best"):
+                        option.completer = record_keys
+                continue
             words: Any = sub.add_argument("words", nargs="*")
             if verb in (*VERBS_OF_OVERRIDES, "methods"):
                 sub.add_argument("--config-dir", type=Path)

@@ -81,23 +81,30 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("folder", type=Path, metavar="FOLDER", help="what effnlp pick wrote, or a run's folder")
-    made.add_argument(
+    add_arguments(made)
+    return made
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments alone, for tab completion too."""
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="what effnlp pick wrote, or a run's folder"
+    )
+    parser.add_argument(
         "--file", type=Path, help="read this instead of standard input: CSV, TSV, JSONL, Parquet, or lines"
     )
-    made.add_argument(
+    parser.add_argument(
         "--input", choices=["lines", "json"], default="lines", help="what a line of the input is"
     )
-    made.add_argument("--column", default="text", help="column of the text (default: text)")
-    made.add_argument("--pair-column", default="text_pair", help="column of the second text of a pair task")
-    made.add_argument(
+    parser.add_argument("--column", default="text", help="column of the text (default: text)")
+    parser.add_argument("--pair-column", default="text_pair", help="column of the second text of a pair task")
+    parser.add_argument(
         "--scores", action="store_true", help="add the probability of each label, below a line of names"
     )
-    made.add_argument("--json", action="store_true", help="write JSON lines with text, label and scores")
-    made.add_argument(
+    parser.add_argument("--json", action="store_true", help="write JSON lines with text, label and scores")
+    parser.add_argument(
         "--batch-size", type=int, default=32, metavar="N", help="texts at once, at most (default: 32)"
     )
-    return made
 
 
 def main(arguments: list[str]) -> int:
