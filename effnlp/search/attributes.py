@@ -15,6 +15,7 @@
 ``reason``      of a failed trial ``class: message``, of a stopped one the sentence of the decision
 ``rejected``    why a proposal was refused
 ``first``       it is a point that was to be tried first
+``outside``     what it has that the extended space has not, by key
 ==============  =====================================================================================
 """
 
@@ -26,6 +27,9 @@ from optuna.trial import FrozenTrial
 SLOT, OVERRIDES, OWNER, REJECTED, REASON, FIRST = "slot", "overrides", "owner", "rejected", "reason", "first"
 ATTEMPTS, PAUSED, DROPPED, COST, HASH = "attempts", "paused", "dropped", "cost", "hash"
 RUNG, DECISION, PROMOTION = "rung:", "decision:", "promotion:"
+OUTSIDE = "outside"
+UNDER = "under"
+"""In a decision: the rules of the search under which it was taken, where an extension has changed them."""
 
 
 def slots(study: optuna.Study) -> dict[int, FrozenTrial]:
