@@ -30,7 +30,7 @@ from effnlp.search.constraints import parse_constraints, parse_reference
 from effnlp.search.ledger import RETRIED, judged_at_rungs, rung_objectives
 from effnlp.search.space import Space, parse
 from effnlp.search.state import Sweep, frontier_slots, locked, open_study, parse_objectives
-from effnlp.search.worker import DiskFullError, settle
+from effnlp.search.worker import DiskFullError, hopeless, settle
 from effnlp.signals import term_is_interrupt
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,9 @@ SAMPLES_TO_CHECK = 20
 
 LIMITS = ("hours", "kilowatt_hours", "flops", "labels")
 """Budgets beside trials."""
+
+LEARNS_ONLY_FROM_FINISHED = ("optuna.samplers.NSGAIISampler", "optuna.samplers.GPSampler")
+"""Samplers to which a trial that was stopped early says nothing."""
 
 
 def own_keys(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -264,6 +267,8 @@ def _phases(spec: Sweep, folder: Path, study: Any, overrides: Sequence[str], lau
     """Trials, replicates and the last look at the frontier; 1 if there is none."""
     _launch_phase(launch, overrides, "trials", spec, study)
     settle(study, folder)
+    if (why := hopeless(study, spec.session)) is not None:
+        log.error("%s: no more are started, the rest of the budget is kept", why)
     if not frontier_slots(study, spec.objectives):
         return 1
     if spec.seeds > 1:

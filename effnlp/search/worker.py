@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 
 from effnlp.compose import hydra_context
 from effnlp.record import COMPLETED, FAILED, STOPPED, Events, Record
-from effnlp.search.attributes import COST, OVERRIDES, REASON, RUNG, rungs_of, slots
+from effnlp.search.attributes import COST, OVERRIDES, OWNER, REASON, RUNG, rungs_of, slots
 from effnlp.search.budget import cost_of, spent
 from effnlp.search.children import Ended, alive, call_in_child, context, end_after, limit_threads
 from effnlp.search.constraints import inside_of, violations
@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.2
 """Between two looks whether others made something to do."""
+
+FAILURES_TO_GIVE_UP = 5
+"""If so many trials fail before any other goes well, no new one is started."""
 
 WAIT_FOR_OTHERS_SECONDS = 3.0
 """Before a trial is tried again that another process still runs."""
@@ -117,7 +120,7 @@ class _Worker:
         with hydra_context():
             while self.go_on():
                 with self.alone():
-                    closed = self.sweep.budget.reached(self._spent()) if self.sweep.has_limits else None
+                    closed = self._closed()
                     job = ledger.take(time.time(), is_open=closed is None)
                 if job is None:
                     return
@@ -130,6 +133,12 @@ class _Worker:
                     with contextlib.suppress(Exception), self.alone():
                         ledger.release(job)
                     raise
+
+    def _closed(self) -> str | None:
+        """Why no new trial is started; None if one may be."""
+        if self.sweep.has_limits and (limit := self.sweep.budget.reached(self._spent())) is not None:
+            return limit
+        return hopeless(self.study, self.sweep.session)
 
     def _spent(self) -> Any:
         return spent(self.study, self.folder)
@@ -359,6 +368,21 @@ class _Worker:
                     log.warning(
                         "trial %03d could not be measured again: see %s", number, folder / "output.log"
                     )
+
+
+def hopeless(study: optuna.Study, session: str) -> str | None:
+    """Why it is of no use to start more trials: all of this start's failed so far, and not for being killed.
+
+    What all share is wrong then, the data or the environment, and the budget had better be kept.
+    """
+    ran = [t for t in slots(study).values() if (t.user_attrs.get(OWNER) or {}).get("session") == session]
+    failed = [
+        t for t in ran if t.state == TrialState.FAIL and str(t.user_attrs.get(REASON)).startswith("error:")
+    ]
+    went_well = any(t.state in (TrialState.COMPLETE, TrialState.PRUNED) or rungs_of(t) for t in ran)
+    if went_well or len(failed) < FAILURES_TO_GIVE_UP:
+        return None
+    return f"the first {len(failed)} trials of this start all failed"
 
 
 def settle(study: optuna.Study, folder: Path, numbers: Sequence[int] | None = None) -> None:
