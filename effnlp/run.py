@@ -440,6 +440,7 @@ class _AtRungs:
                 model = method.preview(self.methods, self.model, step, steps, batches)
             with shared.meter.aside("evaluation"):
                 found = _measured(model, self.data, self.config, shared, ["val"], step, latency=False)
+        shared.record.notes["applied"] = method.applied(model)
         kept = {
             key: value for key, value in shared.record.values.items() if key.startswith(("data/", "model/"))
         }

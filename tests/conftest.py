@@ -219,14 +219,14 @@ def run_tiny(texts_file: Any, private_folders: None, tmp_path: Any) -> Callable[
     from effnlp.compose import compose, hydra_context
     from effnlp.run import run
 
-    def go(*overrides: str, folder: Any = None) -> Any:
+    def go(*overrides: str, folder: Any = None, rungs: Any = None) -> Any:
         chosen = {override.partition("=")[0] for override in overrides}
         base = [o for o in TINY_RUN if o.partition("=")[0] not in chosen]
         typed = [*base, f"task.path={texts_file}", *overrides]
         with hydra_context():
             composed = compose(typed)
         folder = folder or tmp_path / "run"
-        record = run(composed.config, composed.chosen, folder, typed)
+        record = run(composed.config, composed.chosen, folder, typed, rungs=rungs)
         record.folder = folder
         return record
 

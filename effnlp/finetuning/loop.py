@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -445,7 +446,8 @@ def fit(
             use_distributed_sampler=False,
             deterministic=settings.deterministic,
             default_root_dir=folder,
-            plugins=[WholeCheckpoints()],
+            # One process wherever it runs: in a job of SLURM, Lightning would take its tasks for ours.
+            plugins=[WholeCheckpoints(), LightningEnvironment()],
             callbacks=[
                 AtStart(at_start), Seeded(seed), *callbacks, Gauged(gauge), AtCheckpoint(at_checkpoint),
                 Curve(report, say=not bar and settings.progress != "none"), *extra, best, newest,

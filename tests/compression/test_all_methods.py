@@ -1,6 +1,7 @@
 """What every method on models owes, found by listing the configs of ``peft`` and ``compression``."""
 
 import ast
+import contextlib
 import copy
 import importlib
 import inspect
@@ -12,7 +13,12 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 from effnlp import method
+from effnlp.compose import compose, hydra_context
+from effnlp.data.encodings import Encodings
+from effnlp.evaluation.inference import example_flops
+from effnlp.legality import IllegalCombinationError, check
 from effnlp.menu import CAPABILITIES, MOMENTS
+from effnlp.model.storage import stored_bytes
 
 CONF = Path(__file__).parents[2] / "conf"
 CONFIGS = sorted([*(CONF / "peft").rglob("*.yaml"), *(CONF / "compression").rglob("*.yaml")])
@@ -147,6 +153,92 @@ def test_finishing_a_copy_does_not_touch_the_original(path, make_classifier, mak
     before = model(batch)
     method.finish(chosen, copy.deepcopy(model))
     assert torch.equal(model(batch), before)
+
+
+PEFTS = [path for path in CONFIGS if path.parent.name == "peft"]
+PAIRS = [(peft, other) for peft in PEFTS for other in CONFIGS if other not in PEFTS]
+DEPENDS_ON_DATA = {"compression/early_exit/deebert"}
+"""What a model of these costs depends on the texts, so that it is known at the end only."""
+
+
+@pytest.fixture(scope="module")
+def legal_pairs():
+    """Names of the pairs that go together."""
+    with hydra_context():
+        composed = compose(["task=files", "model=backbone"])
+    found = set()
+    for peft, other in PAIRS:
+        slot = other.parent.name
+        compression = {**composed.config["compression"], slot: load(other)}
+        config = {**composed.config, "peft": load(peft), "compression": compression}
+        chosen = {**composed.chosen, "peft": peft.stem, f"compression/{slot}": other.stem}
+        with contextlib.suppress(IllegalCombinationError):
+            check(config, chosen, [CONF])
+            found.add((peft.stem, name_of(other)))
+    assert len(PAIRS) // 2 < len(found) < len(PAIRS)
+    return found
+
+
+def everything_about(model):
+    return {
+        "values": {name: value.clone() for name, value in model.state_dict().items()},
+        "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
+        "modules": [(name, type(module), module.training) for name, module in model.named_modules()],
+        "identities": [id(parameter) for parameter in model.parameters()],
+        "applied": copy.deepcopy(method.applied(model)),
+    }
+
+
+def costs(model, encodings):
+    return {"flops": example_flops(model, encodings, 1)[0], "bytes": stored_bytes(model)}
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair[0].stem}+{name_of(pair[1])}")
+def test_seen_in_the_middle_it_costs_what_it_will_and_is_not_touched(
+    pair, legal_pairs, make_classifier, make_batch, loss_of, take_steps
+):
+    peft, other = pair
+    if (peft.stem, name_of(other)) not in legal_pairs:
+        pytest.skip("these two do not go together")
+    sparse = {"sparsity": 0.8} if "sparsity" in load(other) else {}
+    methods = [make(peft), make(other, **sparse)]
+    model = method.prepare(methods, make_classifier())
+    loss = method.objective(methods, loss_of)
+    batches = [make_batch(16, seed=seed) for seed in range(4)]
+    encodings = Encodings.from_lists([list(range(1, n)) for n in (4, 9, 14)], pad_id=0)
+    seen = []
+    for _ in range(2):
+        take_steps(model, batches[0], steps=3, objective=loss)
+        model.train()
+        before = everything_about(model)
+        looked = method.preview(methods, model, 3, 100, batches)
+        after = everything_about(model)
+        kept, found = before.pop("values"), after.pop("values")
+        assert kept.keys() == found.keys()
+        assert all(torch.equal(kept[name], found[name]) for name in kept)
+        assert before == after
+        assert not looked.training
+        assert not {p.data_ptr() for p in looked.parameters()} & {p.data_ptr() for p in model.parameters()}
+        seen.append(costs(looked, encodings))
+    for each in methods:
+        model = method.finish(each, model.eval())
+    if name_of(other) not in DEPENDS_ON_DATA:
+        assert seen == [costs(model, encodings)] * 2
+    else:
+        assert [found["bytes"] for found in seen] == [stored_bytes(model)] * 2
+
+
+@every_config
+def test_what_is_seen_in_the_middle_follows_from_the_state_alone(path, make_classifier, make_batch):
+    """So that a run which is taken up at a rung shows what the uninterrupted one would."""
+
+    def look():
+        chosen = make(path)
+        model = method.prepare([chosen], make_classifier())
+        torch.rand(3)
+        return method.preview([chosen], model, 5, 10, [make_batch(seed=seed) for seed in range(3)])
+
+    assert torch.equal(look()(make_batch()), look()(make_batch()))
 
 
 @every_config

@@ -1,5 +1,6 @@
 import itertools
 import json
+import signal
 
 import pytest
 import torch
@@ -99,6 +100,15 @@ def test_every_step_is_gauged_every_round_validated_and_saved(train):
     assert saved == [3, 6, 9, 12]
     assert [step for step, values in curve if "val/accuracy" in values] == [3, 6, 9, 12]
     assert not gauge.open
+
+
+def test_in_a_job_of_slurm_a_training_is_one_process_and_minds_its_own_signals(train, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_NAME", "sweep")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    before = signal.getsignal(signal.SIGUSR1)
+    handlers = set()
+    train(epochs=1, at_start=lambda _: handlers.add(signal.getsignal(signal.SIGUSR1)))
+    assert handlers == {before}
 
 
 def test_a_model_that_comes_in_evaluation_mode_is_trained_in_training_mode(train):

@@ -282,3 +282,38 @@ def test_a_value_outside_its_range_is_refused_at_once(settings, message):
 def test_finishing_what_was_not_prepared_is_refused(make_classifier):
     with pytest.raises(ValueError, match="the model is a Classifier"):
         DeeBERT().finish(make_classifier())
+
+
+def test_a_preview_before_the_second_phase_leaves_about_as_early_as_the_trained_model_does(
+    make_classifier, make_batch, loss_of, fit
+):
+    deebert = DeeBERT(threshold=0.6, first_phase=0.5)
+    model = deebert.prepare(make_classifier(depth=3))
+    batches = [make_batch(32, seed=seed) for seed in range(16)]
+    test = make_batch(200, seed=99)
+    loss = method.objective([deebert], loss_of)
+    fit(model, batches, 4, deebert.callbacks(), loss, epochs=2)
+    untrained, seen = copy.deepcopy(model), method.preview([deebert], model, 32, 64, batches)
+    fit(model, batches, 4, deebert.callbacks(), loss, resume=True)
+
+    def mean_depth(of):
+        of(test)
+        return float(of.last_depths.float().mean())
+
+    trained, looked = mean_depth(deebert.finish(model)), mean_depth(seen)
+    assert mean_depth(deebert.finish(untrained)) > 2.9
+    assert trained < 2.5
+    assert abs(looked - trained) < 0.5
+
+
+def test_a_preview_trains_the_exits_alone_and_without_batches_nothing(make_classifier, make_batch):
+    deebert = DeeBERT()
+    model = deebert.prepare(make_classifier(depth=3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    nothing = method.preview([deebert], model, 3, 10)
+    assert all(torch.equal(value, before[name]) for name, value in nothing.state_dict().items())
+    seen = method.preview([deebert], model, 3, 10, [make_batch()])
+    changed = {name for name, value in seen.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if name.startswith("exits.")}
+    assert seen.exits_in_use
+    assert not model.exits_in_use
