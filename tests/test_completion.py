@@ -1,5 +1,6 @@
 """Tab completion knows verbs, groups, choices and the keys of what is on the line."""
 
+import json
 import os
 import subprocess
 import sys
@@ -44,6 +45,33 @@ def test_the_shell_is_offered_what_can_follow_and_nothing_heavy_is_imported(line
     offered, imported = complete(line, tmp_path)
     assert sorted(offered) == sorted(expected)
     assert "argcomplete" in imported
+    assert not imported & {"torch", "hydra", "omegaconf", "numpy", "pandas", "rich", "optuna"}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("effnlp pick run --dr", ["--dry-run"]),
+        ("effnlp pick run --format o", ["onnx"]),
+        ("effnlp pick run --max model/", ["model/bytes", "model/params"]),
+        ("effnlp pick run --best val/", ["val/accuracy"]),
+        ("effnlp pick empty --best val/", []),
+        ("effnlp pick ru", ["run/"]),
+        ("effnlp predict run --sc", ["--scores"]),
+        ("effnlp predict run --file te", ["texts.csv"]),
+    ],
+)
+def test_verbs_with_options_are_offered_these_and_the_keys_of_the_records_below(
+    line, expected, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts.csv").touch()
+    record = {"status": "completed", "values": {"val/accuracy": 1, "model/bytes": 2, "model/params": 3}}
+    (tmp_path / "run" / "record.json").write_text(json.dumps(record))
+    offered, imported = complete(line, tmp_path)
+    assert sorted(offered) == expected
     assert not imported & {"torch", "hydra", "omegaconf", "numpy", "pandas", "rich", "optuna"}
 
 
