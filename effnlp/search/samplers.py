@@ -21,7 +21,9 @@ from optuna.trial import FrozenTrial, TrialState
 from effnlp.compose import ConfigError
 from effnlp.search.space import Dimension, Space
 
-LEARNS_ONLY_FROM_FINISHED = ("optuna.samplers.NSGAIISampler",)
+LEARNS_ONLY_FROM_FINISHED = (
+    "optuna.samplers.NSGAIISampler", "optuna.samplers.NSGAIIISampler", "optuna.samplers.GPSampler",
+)  # fmt: skip
 """Targets of samplers that see nothing of a trial which was stopped early."""
 
 POINTS_AT_MOST = 100_000
