@@ -8,6 +8,7 @@ const SMALL_PREFIXES = [[1, ""], [1e-3, "m"], [1e-6, "µ"], [1e-9, "n"]];
 const MANY = 3000; // from so many points on, the graphics card draws them
 
 const sections = JSON.parse(document.getElementById("data").textContent);
+const courses = JSON.parse(document.getElementById("courses").textContent);
 
 /** The factor to divide by, and the unit that the value then has, for it to read well. */
 function scaled(unit, value) {
@@ -35,11 +36,11 @@ function human(unit, value, halfWidth) {
   return symbol ? text + (symbol === "/s" ? "" : " ") + symbol : text;
 }
 
-/** Positions of the points that no other dominates, from left to right. */
+/** Positions of the points that violate no constraint and that no other such dominates, from left to right. */
 function frontierOf(section, x, y) {
   const sx = section.keys[x].up ? -1 : 1, sy = section.keys[y].up ? -1 : 1;
   const xs = section.values[x], ys = section.values[y];
-  const order = xs.map((_, i) => i).filter((i) => xs[i] !== null && ys[i] !== null)
+  const order = xs.map((_, i) => i).filter((i) => xs[i] !== null && ys[i] !== null && !(section.infeasible || {})[i])
     .sort((a, b) => sx * (xs[a] - xs[b]) || sy * (ys[a] - ys[b]));
   const on = [];
   let best = Infinity, at = NaN;
@@ -80,6 +81,62 @@ function spansDecades(values) {
   const known = values.filter((value) => value !== null);
   const low = Math.min(...known), high = Math.max(...known);
   return low > 0 && high / low > 20;
+}
+
+function colours() {
+  const style = getComputedStyle(document.documentElement);
+  const named = (name) => style.getPropertyValue(`--${name}`).trim();
+  return { ink: named("ink"), line: named("line"), dim: named("dim"), surface: named("surface"), accent: named("accent") };
+}
+
+const isNarrow = (plot) => plot.clientWidth < 560;
+
+/** What all plots look like. */
+function layoutOf(plot) {
+  const { ink, line, surface } = colours();
+  return {
+    paper_bgcolor: surface, plot_bgcolor: surface,
+    font: { family: getComputedStyle(document.body).fontFamily, size: isNarrow(plot) ? 11 : 13, color: ink },
+    margin: { l: 60, r: 16, t: 36, b: 50 }, hovermode: "closest", showlegend: true,
+    hoverlabel: { align: "left", bgcolor: surface, bordercolor: line, font: { color: ink } },
+    // What a reader has hidden by a click in the legend stays hidden when the axes change.
+    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", itemsizing: "constant", uirevision: "kept" },
+  };
+}
+
+function settingsOf(plot) {
+  return { responsive: true, displaylogo: false, displayModeBar: !isNarrow(plot),
+    modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]] };
+}
+
+/** Hypervolume of a sweep against what it had spent; a dot wherever a trial raised it. */
+function setUpCourse(course, number) {
+  const plot = document.getElementById(`course-${number}`);
+  const select = document.querySelector(`[data-course-controls="${number}"] [data-spent]`);
+  select.append(...Object.entries(course.axes).map(([name, [text]]) => option(name, text)));
+  select.addEventListener("change", draw);
+
+  function draw() {
+    const [text, spent] = course.axes[select.value];
+    const { line, accent } = colours();
+    const raised = spent.map((_, i) => i).filter((i) => course.hypervolume[i] > (i ? course.hypervolume[i - 1] : 0));
+    const traces = [
+      { type: "scatter", mode: "lines", x: [0, ...spent], y: [0, ...course.hypervolume], hoverinfo: "skip",
+        line: { shape: "hv", color: accent, width: 2 } },
+      { type: "scatter", mode: "markers", x: raised.map((i) => spent[i]), y: raised.map((i) => course.hypervolume[i]),
+        hoverinfo: "text", marker: { color: accent, size: 7 },
+        hovertext: raised.map((i) => `trial ${escaped(course.names[i])}<br>hypervolume ${course.hypervolume[i].toFixed(4)}`
+          + `<br>after ${spent[i].toPrecision(3)} ${escaped(text)}`) },
+    ];
+    const axis = { gridcolor: line, linecolor: line, zeroline: false, automargin: true, rangemode: "tozero" };
+    const layout = { ...layoutOf(plot), showlegend: false, margin: { l: 60, r: 16, t: 12, b: 50 },
+      xaxis: { ...axis, title: { text: `spent (${escaped(text)})`, standoff: 12 }, nticks: isNarrow(plot) ? 5 : 0, exponentformat: "SI" },
+      yaxis: { ...axis, title: { text: "hypervolume ↑", standoff: 12 } } };
+    Plotly.react(plot, traces, layout, settingsOf(plot));
+  }
+
+  draw();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 }
 
 function setUp(section, number) {
@@ -124,18 +181,31 @@ function setUp(section, number) {
       `<b>${wrapped(section.labels[i], 44)}</b>`,
       `${escaped(y)}  ${value(y)}`,
       `${escaped(x)}  ${value(x)}`,
+      ...(section.infeasible[i] ? [`violates ${escaped(section.infeasible[i])}`] : []),
       `${seeds.length} seed pair${seeds.length === 1 ? "" : "s"}: ${escaped(seeds.slice(0, 6).join(", "))}`,
       `<i>${escaped(section.folders[i][0])}</i>`,
     ].join("<br>");
   }
 
+  /** What was stopped at a rung, as it was there: part of no frontier, and hidden with a click on its name. */
+  function stoppedAtRungs(x, y, fits) {
+    const { labels, why, folders, values } = section.stopped;
+    const xs = values[x] || [], ys = values[y] || [];
+    const members = labels.map((_, i) => i).filter((i) => fits(xs[i] ?? null, ys[i] ?? null));
+    const text = (i) => [`<b>${wrapped(labels[i], 44)}</b>`, `${escaped(y)}  ${human(section.keys[y].unit, ys[i])}`,
+      `${escaped(x)}  ${human(section.keys[x].unit, xs[i])}`, wrapped(why[i], 60), `<i>${escaped(folders[i])}</i>`].join("<br>");
+    return members.length ? [{
+      type: members.length > MANY ? "scattergl" : "scatter", mode: "markers", name: "stopped at a rung", uid: "stopped",
+      x: members.map((i) => xs[i]), y: members.map((i) => ys[i]), hoverinfo: "text", hovertext: members.map(text),
+      marker: { color: colours().dim, symbol: "circle-open", size: 6, opacity: 0.45 },
+    }] : [];
+  }
+
   function draw() {
     const x = axes.x.value, y = axes.y.value, xs = section.values[x], ys = section.values[y];
-    const style = getComputedStyle(document.documentElement);
-    const ink = style.getPropertyValue("--ink").trim(), line = style.getPropertyValue("--line").trim();
-    const dim = style.getPropertyValue("--dim").trim(), surface = style.getPropertyValue("--surface").trim();
-    const drawable = (i) => xs[i] !== null && ys[i] !== null
-      && !(logs.x.checked && xs[i] <= 0) && !(logs.y.checked && ys[i] <= 0);
+    const { ink, line, dim, surface } = colours();
+    const fits = (a, b) => a !== null && b !== null && !(logs.x.checked && a <= 0) && !(logs.y.checked && b <= 0);
+    const drawable = (i) => fits(xs[i], ys[i]);
     const shown = xs.map((_, i) => i).filter(drawable);
     const frontier = frontierOf(section, x, y);
     const on = new Set(frontier);
@@ -143,8 +213,8 @@ function setUp(section, number) {
     const choices = [...new Set(made)].sort();
     const kind = shown.length > MANY ? "scattergl" : "scatter";
     const line_ = frontier.filter(drawable);
-    const traces = [{
-      type: "scatter", mode: "lines", x: line_.map((i) => xs[i]), y: line_.map((i) => ys[i]), hoverinfo: "skip",
+    const traces = [...stoppedAtRungs(x, y, fits), {
+      type: "scatter", mode: "lines", uid: "frontier", x: line_.map((i) => xs[i]), y: line_.map((i) => ys[i]), hoverinfo: "skip",
       name: "frontier", line: { color: dim, width: 1.5, dash: "dot", shape: section.keys[x].up ? "vh" : "hv" },
     }];
     const bars = (key, members) => {
@@ -154,6 +224,7 @@ function setUp(section, number) {
     };
     const points = (choice, members, member) => ({
       type: kind, mode: "markers", name: escaped(choice), legendgroup: choice, customdata: members,
+      uid: `${choice}/${member}`,
       x: members.map((i) => xs[i]), y: members.map((i) => ys[i]),
       error_x: bars(x, members), error_y: bars(y, members),
       hoverinfo: "text", hovertext: members.map((i) => hover(i, x, y)),
@@ -164,29 +235,26 @@ function setUp(section, number) {
       },
     });
     const byChoice = new Map(choices.map((choice) => [choice, { on: [], off: [] }]));
-    for (const i of shown) byChoice.get(made[i])[on.has(i) ? "on" : "off"].push(i);
+    const infeasible = shown.filter((i) => section.infeasible[i]);
+    for (const i of shown) if (!section.infeasible[i]) byChoice.get(made[i])[on.has(i) ? "on" : "off"].push(i);
     const off = [], above = []; // members of the frontier are drawn above the others
     for (const [choice, members] of byChoice) {
       if (members.off.length) off.push({ ...points(choice, members.off, false), showlegend: !members.on.length });
       if (members.on.length) above.push(points(choice, members.on, true));
     }
+    if (infeasible.length) {
+      const crossed = points("violates a constraint", infeasible, false);
+      traces.push({ ...crossed, marker: { color: dim, symbol: "x-thin-open", size: 8, opacity: 0.7 } });
+    }
     traces.push(...off, ...above);
-    const narrow = plot.clientWidth < 560;
+    const narrow = isNarrow(plot);
     const scale = (key, name) => ({
       title: { text: wrapped(axisTitle(section, key), narrow ? 34 : 80), standoff: 12 },
       type: logs[name].checked ? "log" : "linear", gridcolor: line, linecolor: line, zeroline: false,
       automargin: true, exponentformat: "SI", minexponent: 2, dtick: undefined, nticks: narrow ? 5 : 0,
     });
-    const layout = {
-      paper_bgcolor: surface, plot_bgcolor: surface,
-      font: { family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 13, color: ink },
-      margin: { l: 60, r: 16, t: 36, b: 50 }, hovermode: "closest", showlegend: true,
-      hoverlabel: { align: "left", bgcolor: surface, bordercolor: line, font: { color: ink } },
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", itemsizing: "constant" },
-      xaxis: scale(x, "x"), yaxis: scale(y, "y"),
-    };
-    Plotly.react(plot, traces, layout, { responsive: true, displaylogo: false,
-      displayModeBar: !narrow, modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]] });
+    const layout = { ...layoutOf(plot), xaxis: scale(x, "x"), yaxis: scale(y, "y") };
+    Plotly.react(plot, traces, layout, settingsOf(plot));
     if (!listening) {
       listening = true;
       plot.on("plotly_click", (event) => {
@@ -194,8 +262,9 @@ function setUp(section, number) {
         if (point.data.customdata) show(number, point.data.customdata[point.pointIndex]);
       });
     }
-    const ranked = xs.filter((_, i) => xs[i] !== null && ys[i] !== null).length;
-    const lacking = xs.length - ranked, hidden = ranked - shown.length;
+    const able = (i) => xs[i] !== null && ys[i] !== null;
+    const ranked = xs.filter((_, i) => able(i) && !section.infeasible[i]).length;
+    const lacking = xs.filter((_, i) => !able(i)).length, hidden = xs.length - lacking - shown.length;
     status.textContent = `${on.size} of ${ranked} configurations are on the frontier of these two axes.`
       + (lacking ? ` ${lacking} lack${lacking === 1 ? "s" : ""} a value.` : "") + (hidden ? ` ${hidden} at or below zero do not fit a log axis.` : "");
   }
@@ -248,3 +317,4 @@ for (const button of document.querySelectorAll("[data-show]")) {
   button.addEventListener("click", () => show(...button.dataset.show.split(":").map(Number)));
 }
 sections.forEach(setUp);
+courses.forEach(setUpCourse);

@@ -12,6 +12,16 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from effnlp.report.candidates import Candidate
+from effnlp.report.course import (
+    QUANTITIES,
+    Course,
+    attempts_of,
+    budget_rows,
+    courses,
+    ends_in_words,
+    failure_classes,
+    transfer_in_words,
+)
 from effnlp.report.read import Loaded
 from effnlp.report.summary import (
     Section,
@@ -22,7 +32,7 @@ from effnlp.report.summary import (
     label,
     short_names,
 )
-from effnlp.report.terminal import spent_in_words, value_text
+from effnlp.report.terminal import noise_in_words, spent_in_words, value_text
 from effnlp.report.units import UP, direction, human, unit
 
 ALSO_IN_TABLE = (
@@ -37,13 +47,15 @@ ALSO_IN_TABLE = (
 
 
 TOLD_OF_A_SWEEP = (
-    "name", "command", "objectives", "budget", "trials", "seeds", "fixed", "workers", "wall_seconds", "spent",
+    "name", "command", "objectives", "constraints", "reference", "budget", "trials", "seeds", "fixed", "workers",
+    "wall_seconds", "spent",
 )  # fmt: skip
 """What the page says of a sweep, out of its ``sweep.json``."""
 
 
 def render(summary: Summary) -> str:
     """The whole page. It depends on nothing but the summary."""
+    found = courses(summary.reading)
     environment = Environment(loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined)
     environment.filters["embedded"] = embedded
     environment.filters["breakable"] = breakable
@@ -52,22 +64,42 @@ def render(summary: Summary) -> str:
         script=Markup(_resource("page.js")),
         plotly=Markup(get_plotlyjs()),
         data=[section_data(section) for section in summary.sections],
+        courses=[course_data(course) for course in found],
+        course_of={str(course.folder): number for number, course in enumerate(found)},
         sections=[_section_context(section) for section in summary.sections],
         summary=summary,
         records=len(summary.reading.loaded),
         when=_when(summary),
         spent=_spent_context(summary),
         spent_in_words=spent_in_words(summary),
-        failures=[_failure(run) for run in summary.failures],
+        failures=[_failure(run, summary) for run in summary.failures],
+        failure_classes=failure_classes(summary.failures),
+        stopped=[_stopped(run) for run in summary.stopped],
         damaged=[(str(folder), why) for folder, why in summary.reading.damaged.items()],
         environments=environments(summary.reading.loaded),
-        sweeps=[(str(folder), _sweep_context(sweep)) for folder, sweep in summary.reading.sweeps.items()],
+        sweeps=[_sweep_context(str(folder), sweep) for folder, sweep in summary.reading.sweeps.items()],
     )
 
 
-def _failure(run: Loaded) -> tuple[str, str, str, str]:
+def _failure(run: Loaded, summary: Summary) -> tuple[str, str, str, str, list[str]]:
     record = run.record
-    return str(run.folder), record.reason or record.status, record.message or "", _overrides([run])
+    attempts = attempts_of(run, summary.reading)
+    return str(run.folder), record.reason or record.status, record.message or "", _overrides([run]), attempts
+
+
+def _stopped(run: Loaded) -> tuple[str, str, str]:
+    return str(run.folder), run.record.message or "it left no reason", _overrides([run])
+
+
+def course_data(course: Course) -> dict[str, Any]:
+    """What the page's script needs of the course of a sweep, one entry a trial in the order of ending."""
+    return {
+        "axes": {
+            name: [QUANTITIES[name], [float(f"{x:.6g}") for x in xs]] for name, xs in course.spent.items()
+        },
+        "hypervolume": [float(f"{y:.6g}") for y in course.hypervolume],
+        "names": [folder.name for folder in course.runs],
+    }
 
 
 def _resource(name: str) -> str:
@@ -110,6 +142,17 @@ def section_data(section: Section) -> dict[str, Any]:
         "machines": [", ".join(_machines(candidate)) for candidate in candidates],
         "values": {key: [_mean(candidate, key) for candidate in candidates] for key in section.keys},
         "halfWidths": {key: found for key in section.keys if (found := _half_widths(candidates, key))},
+        "infeasible": {position[c.config_hash]: ", ".join(violated) for c, violated in section.infeasible},
+        "stopped": {
+            "labels": [label(candidate, section) for candidate in section.stopped],
+            "why": [candidate.runs[0].record.message or "" for candidate in section.stopped],
+            "folders": [str(candidate.runs[0].folder) for candidate in section.stopped],
+            "values": {
+                key: column
+                for key in section.keys
+                if any(column := [_mean(candidate, key) for candidate in section.stopped])
+            },
+        },
     }
 
 
@@ -148,7 +191,12 @@ def _section_context(section: Section) -> dict[str, Any]:
     names = short_names(section.groups)
     return {
         "section": section,
-        "ranked": len(section.candidates) - len(section.lacking),
+        "ranked": len(section.ranked),
+        "noise": noise_in_words(section),
+        "infeasible": [
+            (label(candidate, section), position[candidate.config_hash], violated)
+            for candidate, violated in section.infeasible
+        ],
         "columns": [(key, _up(key, section), key in section.objectives) for key in columns],
         "rows": [
             {
@@ -193,13 +241,19 @@ def _spent_context(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _sweep_context(sweep: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _sweep_context(folder: str, sweep: Mapping[str, Any]) -> dict[str, Any]:
     told = {
         key: value for key, value in sweep.items() if key in TOLD_OF_A_SWEEP and value not in (None, [], {})
     }
     if isinstance(told.get("command"), list):
         told["command"] = " ".join(["effnlp sweep", *map(shlex.quote, map(str, told["command"]))])
-    return [(key, _amount(key, value)) for key, value in told.items()]
+    return {
+        "folder": folder,
+        "entries": [(key, _amount(key, value)) for key, value in told.items()],
+        "ends": ends_in_words(sweep),
+        "budget": budget_rows(sweep),
+        "transfer": transfer_in_words(sweep),
+    }
 
 
 def _amount(key: str, value: Any) -> str:

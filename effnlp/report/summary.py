@@ -4,6 +4,7 @@ Everything here is a function of the records; nothing reads a file or draws.
 """
 
 import difflib
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from effnlp.record import COMPLETED
+from effnlp.record import COMPLETED, STOPPED
 from effnlp.report.candidates import ENERGY, Candidate, pool, with_energy_method
 from effnlp.report.read import Loaded, Reading
 from effnlp.report.units import DOWN, UP, direction, human, measured_name, unit
+from effnlp.search.constraints import parse_constraints
 from effnlp.search.pareto import on_frontier, oriented
 
 DEFAULT_OBJECTIVES = {"val/accuracy": UP, "infer/single_stream/flops": DOWN}
@@ -33,10 +35,15 @@ class Section:
         objectives: Key (as in ``Candidate.values``) to ``maximize`` or ``minimize``.
         candidates: All configurations, in order of their hash.
         frontier: Those on the frontier, best in the first objective first.
-        lacking: Those that lack an objective, with the missing keys and their reasons.
+        lacking: Those that lack an objective or what a constraint is about, with the missing keys and their
+            reasons.
+        infeasible: Those that violate constraints of the search, with the constraints; they are not ranked.
+        stopped: Configurations that early stopping ended at a rung, with the values that they had there. They
+            are neither ranked nor failures.
         keys: All keys that some candidate has a value for, sorted.
-        groups: Config groups in which those candidates differ that have them, with the choices made.
-        settings: Settings in which the candidates differ.
+        groups: Config groups in which those candidates differ, the stopped ones too, that have them, with the
+            choices made.
+        settings: Settings in which they differ.
     """
 
     task: str
@@ -46,9 +53,17 @@ class Section:
     candidates: list[Candidate]
     frontier: list[Candidate]
     lacking: list[tuple[Candidate, dict[str, str]]]
+    infeasible: list[tuple[Candidate, list[str]]]
+    stopped: list[Candidate]
     keys: list[str]
     groups: dict[str, list[str]]
     settings: list[str]
+
+    @property
+    def ranked(self) -> list[Candidate]:
+        """The candidates that took part in the ranking."""
+        out = {id(candidate) for candidate, _ in (*self.lacking, *self.infeasible)}
+        return [candidate for candidate in self.candidates if id(candidate) not in out]
 
 
 @dataclass(frozen=True)
@@ -68,6 +83,7 @@ class Summary:
     reading: Reading
     sections: list[Section]
     failures: list[Loaded]
+    stopped: list[Loaded]
     spent: list[Spent]
     notes: list[str]
 
@@ -82,7 +98,8 @@ def summarise(reading: Reading, objectives: Mapping[str, str] | None = None) -> 
         ValueError: If an objective is a key that no record knows, or a direction is not one.
     """
     completed = [loaded for loaded in reading.loaded if loaded.record.status == COMPLETED]
-    failures = [loaded for loaded in reading.loaded if loaded.record.status != COMPLETED]
+    stopped = [loaded for loaded in reading.loaded if loaded.record.status == STOPPED]
+    failures = [loaded for loaded in reading.loaded if loaded.record.status not in (COMPLETED, STOPPED)]
     notes = []
     if objectives:
         _check_known(objectives, completed)
@@ -93,31 +110,100 @@ def summarise(reading: Reading, objectives: Mapping[str, str] | None = None) -> 
         others = [folder for folder, found in named.items() if found != wanted]
         if others:
             notes.append(f"Shown with the objectives of the first sweep; those of {_listed(others)} differ.")
-    groups: dict[tuple[str, str, str], list[Loaded]] = {}
+    groups: dict[Place, list[Loaded]] = {}
     for loaded in completed:
-        identity = loaded.record.identity
-        place = tuple(str(identity.get(key, "")) for key in ("task", "task_fingerprint", "evaluator"))
-        groups.setdefault((place[0], place[1], place[2]), []).append(loaded)
-    sections = [section(place, runs, wanted) for place, runs in sorted(groups.items())]
-    return Summary(reading, sections, failures, spent(reading.loaded), notes)
+        groups.setdefault(place_of(loaded), []).append(loaded)
+    constraints = _sweep_constraints(reading)
+    at_rungs = _stopped_by_place(stopped, completed)
+    sections = [
+        section(place, runs, wanted, at_rungs.get(place, ()), constraints)
+        for place, runs in sorted(groups.items())
+    ]
+    return Summary(reading, sections, failures, stopped, spent(reading.loaded), notes)
 
 
-def section(place: tuple[str, str, str], runs: Sequence[Loaded], objectives: Mapping[str, str]) -> Section:
-    """The section of ``runs``, which share the ``place``: task, task fingerprint and evaluator."""
-    candidates = pool(runs)
+Place = tuple[str, str, str]
+"""Task, task fingerprint and evaluator: runs are compared within one place only."""
+
+
+def place_of(loaded: Loaded) -> Place:
+    """The place of a run."""
+    identity = loaded.record.identity
+    task, fingerprint, evaluator = (
+        str(identity.get(key, "")) for key in ("task", "task_fingerprint", "evaluator")
+    )
+    return task, fingerprint, evaluator
+
+
+def _stopped_by_place(stopped: Sequence[Loaded], completed: Sequence[Loaded]) -> dict[Place, list[Loaded]]:
+    """Runs that were stopped at a rung by place; one whose record lost it stands with its sweep."""
+    of_sweep = {loaded.folder.parent: place_of(loaded) for loaded in completed}
+    found: dict[Place, list[Loaded]] = {}
+    for loaded in stopped:
+        has_place = bool(loaded.record.identity.get("task_fingerprint"))
+        place = place_of(loaded) if has_place else of_sweep.get(loaded.folder.parent, place_of(loaded))
+        found.setdefault(place, []).append(loaded)
+    return found
+
+
+def _sweep_constraints(reading: Reading) -> list[str]:
+    """Constraints of all sweeps, as typed, each once."""
+    found = [text for sweep in reading.sweeps.values() for text in sweep.get("constraints") or ()]
+    return list(dict.fromkeys(map(str, found)))
+
+
+def section(
+    place: Place,
+    runs: Sequence[Loaded],
+    objectives: Mapping[str, str],
+    stopped: Sequence[Loaded] = (),
+    constraints: Sequence[str] = (),
+) -> Section:
+    """The section of ``runs``, which share the ``place``: task, task fingerprint and evaluator.
+
+    Args:
+        stopped: Runs of the same place that early stopping ended.
+        constraints: What a member of the frontier must satisfy, as typed: ``model/bytes <= 2e7``.
+    """
+    candidates, at_rungs = pool(runs), pool(stopped)
     keys = sorted({key for candidate in candidates for key in candidate.values})
     axes = {axis(key, keys): towards for key, towards in objectives.items()}
-    on, lacking = frontier(candidates, axes)
+    infeasible, unjudged = _against(candidates, constraints, keys)
+    out = {id(candidate) for candidate, _ in (*infeasible, *unjudged)}
+    on, lacking = frontier([candidate for candidate in candidates if id(candidate) not in out], axes)
+    everybody = [*candidates, *at_rungs]
     groups = {
         group: choices
-        for group in dict.fromkeys(group for candidate in candidates for group in candidate.choices)
-        if len(choices := sorted({made for c in candidates if (made := c.choices.get(group))})) > 1
+        for group in dict.fromkeys(group for candidate in everybody for group in candidate.choices)
+        if len(choices := sorted({made for c in everybody if (made := c.choices.get(group))})) > 1
     }
-    overridden = dict.fromkeys(key for candidate in candidates for key in candidate.settings)
+    overridden = dict.fromkeys(key for candidate in everybody for key in candidate.settings)
     settings = [
-        key for key in overridden if len({candidate.settings.get(key) for candidate in candidates}) > 1
+        key for key in overridden if len({candidate.settings.get(key) for candidate in everybody}) > 1
     ]
-    return Section(*place, axes, candidates, on, lacking, keys, groups, settings)
+    return Section(
+        *place, axes, candidates, on, [*lacking, *unjudged], infeasible, at_rungs, keys, groups, settings
+    )
+
+
+def _against(
+    candidates: Sequence[Candidate], constraints: Sequence[str], keys: Sequence[str]
+) -> tuple[list[tuple[Candidate, list[str]]], list[tuple[Candidate, dict[str, str]]]]:
+    """Who violates which constraints by its means, and who lacks the key of one."""
+    infeasible, unjudged = [], []
+    parsed = [(axis(constraint.key, keys), constraint) for constraint in parse_constraints(constraints)]
+    for candidate in candidates:
+        missing = {key: _why_absent(key, candidate) for key, _ in parsed if key not in candidate.values}
+        violated = [
+            str(constraint)
+            for key, constraint in parsed
+            if key not in missing and constraint.violation(candidate.values[key].mean) > 0
+        ]
+        if violated:
+            infeasible.append((candidate, violated))
+        elif missing:
+            unjudged.append((candidate, missing))
+    return infeasible, unjudged
 
 
 def axis(key: str, keys: Sequence[str]) -> str:
@@ -141,10 +227,7 @@ def frontier(
         for candidate in candidates
         if any(key not in candidate.values for key in objectives)
     ]
-    means = [[candidate.values[key].mean for key in objectives] for candidate in ranked]
-    values = oriented(
-        np.array(means, dtype=float).reshape(len(ranked), len(objectives)), [*objectives.values()]
-    )
+    values = _oriented_means(ranked, objectives)
     mask = on_frontier(values)
     order = [index for index in np.lexsort(values.T[::-1]) if mask[index]] if len(ranked) else []
     return [ranked[index] for index in order], lacking
@@ -159,18 +242,57 @@ def _why_absent(key: str, candidate: Candidate) -> str:
 
 
 def choice_counts(section: Section) -> dict[str, dict[str, tuple[int, int]]]:
-    """For each group that differs: choice to (how many on the frontier, how many tried and ranked).
+    """For each group that differs: choice to (how many on the frontier, how many tried).
 
-    A part belongs to one model; candidates of others have no such group and do not count in it.
+    Tried are those that were ranked and those that were stopped at a rung. A part belongs to one model;
+    candidates of others have no such group and do not count in it.
     """
-    lacking = {candidate.config_hash for candidate, _ in section.lacking}
-    tried = [candidate for candidate in section.candidates if candidate.config_hash not in lacking]
+    tried = [*section.ranked, *section.stopped]
     counts = {}
     for group in section.groups:
         of = Counter(candidate.choices[group] for candidate in tried if group in candidate.choices)
         on = Counter(candidate.choices[group] for candidate in section.frontier if group in candidate.choices)
         counts[group] = {choice: (on[choice], of[choice]) for choice in sorted(of, key=lambda c: (-on[c], c))}
     return counts
+
+
+def within_noise(section: Section) -> list[tuple[Candidate, Candidate]]:
+    """Pairs whose 90 % intervals of the first objective overlap: neither is shown to be the better one in it.
+
+    First of a pair is a member of the frontier; second its next member, or one off the frontier that members
+    beat only within noise: whoever is at least as good in all objectives is not clearly better in any.
+    """
+    if not section.frontier:
+        return []
+    first = next(iter(section.objectives))
+    pairs = [pair for pair in itertools.pairwise(section.frontier) if overlap(*pair, first)]
+    members = {id(member) for member in section.frontier}
+    best = _oriented_means(section.frontier, section.objectives)
+    others = [c for c in section.ranked if id(c) not in members and c.values[first].half_width is not None]
+    for other, row in zip(others, _oriented_means(others, section.objectives), strict=True):
+        # Who is off the frontier is dominated by a member of it.
+        above = [section.frontier[index] for index in np.flatnonzero(np.all(best <= row, axis=1))]
+        if all(_unclear(member, other, key) for member in above for key in section.objectives):
+            pairs.append((above[0], other))
+    return pairs
+
+
+def _oriented_means(candidates: Sequence[Candidate], objectives: Mapping[str, str]) -> np.ndarray:
+    """(n, m) means, all to be minimised."""
+    means = np.array([[c.values[key].mean for key in objectives] for c in candidates], dtype=float)
+    return oriented(means.reshape(len(candidates), len(objectives)), [*objectives.values()])
+
+
+def overlap(one: Candidate, other: Candidate, key: str) -> bool:
+    """Whether the intervals of two candidates overlap; what was run once has none, and says nothing."""
+    a, b = one.values[key], other.values[key]
+    if a.half_width is None or b.half_width is None:
+        return False
+    return abs(a.mean - b.mean) <= a.half_width + b.half_width
+
+
+def _unclear(one: Candidate, other: Candidate, key: str) -> bool:
+    return one.values[key].mean == other.values[key].mean or overlap(one, other, key)
 
 
 def short_names(groups: Iterable[str]) -> dict[str, str]:
@@ -194,7 +316,7 @@ def label(candidate: Candidate, section: Section) -> str:
 
 
 def spent(loaded: Iterable[Loaded]) -> list[Spent]:
-    """What all runs spent themselves, failed ones too, by stage.
+    """What all runs spent themselves, failed and stopped ones too, by stage.
 
     What a run reused is not added: it is charged to the run that made it.
     """

@@ -1,7 +1,9 @@
 """The report on a terminal: the frontier as a table, what was left out and why, what was spent."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -10,11 +12,15 @@ from rich.text import Text
 
 from effnlp.record import Record
 from effnlp.report.candidates import Candidate
-from effnlp.report.summary import Section, Summary, label
+from effnlp.report.course import budget_rows, ends_in_words, failure_classes, transfer_in_words
+from effnlp.report.summary import Section, Summary, label, within_noise
 from effnlp.report.units import UP, human
 
 ROWS = 30
 """So many members of a frontier are shown; all are in the CSV file."""
+
+EXAMPLES = 3
+"""So many of the runs that were stopped are shown; all are in the CSV file and on the page."""
 
 FOLDER_FROM_WIDTH = 110
 """From so many columns on, the table has room for the folders."""
@@ -65,12 +71,15 @@ def show(summary: Summary, console: Console) -> None:
         _show_section(section, console, named=len(summary.sections) > 1)
     if not summary.sections:
         console.print(Text("No run was completed: there is nothing to rank."))
+    _show_stopped(summary, console)
     _show_failures(summary, console)
+    for folder, sweep in summary.reading.sweeps.items():
+        _show_sweep(folder, sweep, console, named=len(summary.reading.sweeps) > 1)
     console.print(Text(spent_in_words(summary)))
 
 
 def _show_section(section: Section, console: Console, named: bool) -> None:
-    ranked = len(section.candidates) - len(section.lacking)
+    ranked = len(section.ranked)
     aims = " · ".join(f"{key} {'↑' if way == UP else '↓'}" for key, way in section.objectives.items())
     count = f"{len(section.frontier)} of {ranked} configurations are on the frontier of {aims}"
     console.print(Text(f"{section.task} ({section.fingerprint}): {count}" if named else count, style="bold"))
@@ -78,6 +87,10 @@ def _show_section(section: Section, console: Console, named: bool) -> None:
         console.print(_table(section, with_folder=console.width >= FOLDER_FROM_WIDTH))
     if len(section.frontier) > ROWS:
         console.print(Text(f"… and {len(section.frontier) - ROWS} more in frontier.csv", style="dim"))
+    for sentence in noise_in_words(section):
+        console.print(Text(sentence, style="yellow"))
+    for constraint, many in Counter(c for _, violated in section.infeasible for c in violated).most_common():
+        console.print(Text(f"{many} not ranked, they violate {constraint}", style="yellow"))
     for reason, many in Counter(
         f"{key}: {why}" for _, missing in section.lacking for key, why in missing.items()
     ).most_common():
@@ -111,14 +124,56 @@ def value_text(candidate: Candidate, key: str) -> str:
     return human(key, found.mean, found.half_width) if found else "–"
 
 
+def noise_in_words(section: Section) -> list[str]:
+    """Who is not shown to be better than whom, a sentence each."""
+    pairs = within_noise(section)
+    if not pairs:
+        return []
+    key = next(iter(section.objectives))
+    return [
+        f"Not distinguishable in {key}, their 90 % intervals overlap: {label(one, section)} "
+        f"({value_text(one, key)}) and {label(other, section)} ({value_text(other, key)})"
+        for one, other in pairs
+    ]
+
+
+def _show_stopped(summary: Summary, console: Console) -> None:
+    if not summary.stopped:
+        return
+    many = len(summary.stopped)
+    console.print(Text(f"{many} run{'s were' if many > 1 else ' was'} stopped at a rung, for instance:"))
+    for run in summary.stopped[:EXAMPLES]:
+        console.print(Text(f"  {run.folder.name}  {run.record.message or 'without a reason'}", style="dim"))
+
+
 def _show_failures(summary: Summary, console: Console) -> None:
     if summary.failures:
-        reasons = Counter(run.record.reason or run.record.status for run in summary.failures)
-        why = ", ".join(f"{many} {reason}" for reason, many in reasons.most_common())
+        reasons = failure_classes(summary.failures)
+        why = ", ".join(f"{found.count} {found.reason}" for found in reasons)
         console.print(Text(f"{len(summary.failures)} runs are without a result: {why}", style="yellow"))
+        for found in reasons:
+            console.print(
+                Text(
+                    f"  {found.count:3d} x {found.reason:11}  {found.folder.name}: {found.message}",
+                    style="dim",
+                )
+            )
     damaged = summary.reading.damaged
     if damaged:
         console.print(Text(f"{len(damaged)} damaged: {_some(list(damaged))}", style="red"))
+
+
+def _show_sweep(folder: Path, sweep: Mapping[str, Any], console: Console, named: bool) -> None:
+    name = f"{folder}: " if named else ""
+    if ends := ends_in_words(sweep):
+        console.print(Text(f"{name}Trials: {ends}"))
+    budget = [
+        f"{what} {spent} of {limit}" for what, spent, limit, share in budget_rows(sweep) if share is not None
+    ]
+    if budget:
+        console.print(Text(f"{name}Budget: {', '.join(budget)}"))
+    if transfer := transfer_in_words(sweep):
+        console.print(Text(f"{name}{transfer}"))
 
 
 def _some(folders: list[Path]) -> str:

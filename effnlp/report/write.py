@@ -1,4 +1,4 @@
-"""Writes the report of some folders: ``frontier.csv`` and the page ``report.html``."""
+"""Writes the report of some folders: ``frontier.csv``, ``stopped.csv`` and the page ``report.html``."""
 
 import csv
 import io
@@ -9,16 +9,17 @@ from pathlib import Path
 from effnlp.record import write_atomically
 from effnlp.report.page import render
 from effnlp.report.read import read_records
-from effnlp.report.summary import Summary, summarise
+from effnlp.report.summary import Summary, summarise, within_noise
 
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What was written, and the summary that it shows."""
+    """What was written, and the summary that it shows; ``stopped`` is None where no run was stopped."""
 
     page: Path
     frontier: Path
     summary: Summary
+    stopped: Path | None = None
 
 
 def write_report(
@@ -39,8 +40,15 @@ def write_report(
     summary = summarise(read_records(folders), objectives)
     out = out or folders[0] / "report"
     out.mkdir(parents=True, exist_ok=True)
-    files = ReportFiles(out / "report.html", out / "frontier.csv", summary)
+    stopped = out / "stopped.csv"
+    files = ReportFiles(
+        out / "report.html", out / "frontier.csv", summary, stopped if summary.stopped else None
+    )
     write_atomically(files.frontier, frontier_csv(summary))
+    if summary.stopped:
+        write_atomically(stopped, stopped_csv(summary))
+    else:
+        stopped.unlink(missing_ok=True)  # of an earlier report
     write_atomically(files.page, render(summary))
     return files
 
@@ -48,7 +56,8 @@ def write_report(
 def frontier_csv(summary: Summary) -> str:
     """The frontiers as CSV, one row a configuration, raw values in the units that the keys name.
 
-    A key's mean over replicates stands under the key, its half-width under ``<key> half_width_90``.
+    A key's mean over replicates stands under the key, its half-width under ``<key> half_width_90``. Under
+    ``not distinguishable from`` are the hashes of those whose intervals of the first objective overlap with its.
     """
     members = [(section, candidate) for section in summary.sections for candidate in section.frontier]
     objectives = dict.fromkeys(key for section, _ in members for key in section.objectives)
@@ -61,7 +70,16 @@ def frontier_csv(summary: Summary) -> str:
         for key in keys
         if any(c.values[key].half_width is not None for _, c in members if key in c.values)
     ]
-    identity = ("task", "task_fingerprint", "evaluator", "config_hash", "n", "seeds", "folders", "settings")
+    identity = (
+        "task", "task_fingerprint", "evaluator", "config_hash", "n", "seeds", "folders", "settings",
+        "not distinguishable from",
+    )  # fmt: skip
+    near: dict[tuple[str, str, str], list[str]] = {}
+    for section in summary.sections:
+        for pair in within_noise(section):
+            for one, other in (pair, pair[::-1]):
+                place = (section.fingerprint, section.evaluator, one.config_hash)
+                near.setdefault(place, []).append(other.config_hash)
     rows: list[list[object]] = [
         [
             *identity,
@@ -78,11 +96,31 @@ def frontier_csv(summary: Summary) -> str:
                 *(len(candidate.runs), " ".join(candidate.seeds)),
                 " ".join(str(run.folder) for run in candidate.runs),
                 " ".join(f"{key}={value}" for key, value in candidate.settings.items()),
+                " ".join(near.get((section.fingerprint, section.evaluator, candidate.config_hash), ())),
                 *(candidate.choices.get(group, "") for group in groups),
                 *(known[key].mean if key in known else "" for key in keys),
                 *(known[key].half_width if key in known else "" for key in replicated),
             ]
         )
+    return _as_csv(rows)
+
+
+def stopped_csv(summary: Summary) -> str:
+    """The runs that were stopped at a rung as CSV: why, and their raw values there with what they had cost."""
+    keys = sorted({key for run in summary.stopped for key in run.record.values})
+    rows: list[list[object]] = [["folder", "config_hash", "overrides", "why", *keys]]
+    for run in summary.stopped:
+        identity, values = run.record.identity, run.record.values
+        rows.append(
+            [
+                str(run.folder), identity.get("config_hash", ""), " ".join(map(str, identity.get("overrides") or ())),
+                run.record.message or "", *(values.get(key, "") for key in keys),
+            ]
+        )  # fmt: skip
+    return _as_csv(rows)
+
+
+def _as_csv(rows: list[list[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from effnlp.record import COMPLETED, FAILED, Record
+from effnlp.record import COMPLETED, FAILED, STOPPED, Record
 
 MODELS = {"bag_of_ngrams": (0.78, 2.0e5), "backbone": (0.80, 4.0e7), "pretrained": (0.89, 1.4e9)}
 PEFT = {"none": (0.0, 1.0), "lora": (-0.004, 1.0), "bitfit": (-0.02, 1.0)}
@@ -125,3 +125,60 @@ def runs(make_record, save, tmp_path) -> Path:
     }
     (tmp_path / "multirun/quickstart/sweep.json").write_text(json.dumps(sweep))
     return tmp_path
+
+
+@pytest.fixture
+def searched(make_record, save, tmp_path) -> Path:
+    """The folder of a sweep that ended: 12 finished trials, two of them infeasible, 5 stopped, 3 failed."""
+    folder = tmp_path / "multirun/searched"
+    number = 0
+
+    def put(record, minute):
+        nonlocal number
+        record.identity |= {
+            "finished": f"2026-01-02T10:{minute:02d}:00Z",
+            "started": f"2026-01-02T09:{minute:02d}:00Z",
+        }
+        record.put({"data/labels": 500.0})
+        save(record, f"multirun/searched/trials/{number:03d}")
+        number += 1
+
+    for place, (model, quantization) in enumerate([(m, q) for m in MODELS for q in QUANTIZATION]):
+        for turn, pruning in enumerate(["none", "magnitude"]):
+            put(make_record(model, "none", pruning, quantization), 2 * place + turn)
+    for turn in range(5):
+        stopped = make_record(
+            ["backbone", "pretrained"][turn % 2], "bitfit", overrides=[f"peft.rank={turn + 1}"]
+        )
+        stopped.status, stopped.reason = STOPPED, "stopped"
+        stopped.message = (
+            f"rung 1 of 2: position {turn + 4} of 9, 3 go on; trial 002 came before it <with more>"
+        )
+        stopped.values = {k: v for k, v in stopped.values.items() if "latency" not in k}
+        put(stopped, 20 + turn)
+    for turn, (reason, message) in enumerate(
+        [("oom", "no memory\nat all"), ("killed", "signal 9"), ("oom", "none")]
+    ):
+        failed = Record(FAILED, {"config_hash": f"f{turn}", "overrides": ["trainer.lr=9"]}, reason=reason)
+        failed.message = message
+        failed.put({"cost/total/own/seconds": 10.0, "cost/total/own/flops": 1e9})
+        put(failed, 30 + turn)
+    bytes_ = sorted(
+        Record.load(path.parent).values["model/bytes"] for path in folder.glob("trials/*/record.json")
+        if Record.load(path.parent).status == COMPLETED
+    )  # fmt: skip
+    sweep = {
+        "name": "searched", "command": ["search.trials=20", "search.hours=1"], "trials": 20, "workers": 2, "seeds": 1,
+        "objectives": {"val/accuracy": "maximize", "infer/single_stream/flops": "minimize"},
+        "limits": {"hours": 1.0, "flops": None}, "constraints": [f"model/bytes < {bytes_[-2]!r}"], "reference": {},
+        "outcome": {
+            "trials": {"complete": 12, "stopped": 5, "fail": 3}, "rejected_proposals": 4, "frontier": [1, 2],
+            "spent": {"trials": 20, "hours": 0.5, "kilowatt_hours": 0.0123, "flops": 2.5e15, "labels": 500.0},
+            "ended_by": "20 of 20 trials are spent",
+            "attempts": {"018": [{"how": "lost", "why": "worker 1 was lost", "worker": 1, "at": 1.0}]},
+            "transfer": {"from": "multirun/small", "points": 3, "hypervolume": 0.5, "spent": 3, "spent_without": 11},
+        },
+        "wall_seconds": 1800.0,
+    }  # fmt: skip
+    (folder / "sweep.json").write_text(json.dumps(sweep))
+    return folder

@@ -86,7 +86,7 @@ def test_the_data_hold_every_key_of_every_candidate(page, summary):
 
 def test_each_control_has_a_label_and_each_table_a_caption(page):
     tags = [tag for tag, _, _ in page.elements]
-    assert tags.count("select") == 3 * 2
+    assert tags.count("select") == 3 * 2 + 1
     for number, tag in enumerate(tags):
         if tag in ("select", "input"):
             assert tags[number - 1] == "label"
@@ -111,7 +111,7 @@ def test_text_of_records_is_data_and_never_markup(make_record, tmp_path):
     text = render(summarise(reading))
     assert evil not in text
     found = Page(text)
-    assert [tag for tag, _, _ in found.elements].count("script") == 3
+    assert [tag for tag, _, _ in found.elements].count("script") == 4
     assert not any(tag == "img" or "onerror" in attributes for tag, attributes, _ in found.elements)
     assert evil in json.loads(found.content_of("data"))[0]["groups"]["peft"]["made"]
 
@@ -212,6 +212,23 @@ def test_the_script_finds_the_frontier_that_the_definition_says(ways):
     assert [xs[i] for i in found] == sorted(xs[i] for i in found)
 
 
+def in_browser(text, tmp_path):
+    """What a page, opened in a browser, leaves in its element ``result``."""
+    path = tmp_path / "driven.html"
+    path.write_text(text)
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+    ]
+    options += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
+    options += ["--virtual-time-budget=4000", "--dump-dom", path.as_uri()]
+    done = subprocess.run([CHROMIUM, *options], capture_output=True, text=True, timeout=60)
+    return json.loads(Page(done.stdout).content_of("result"))
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_in_a_browser_the_axes_switch_the_table_sorts_and_a_point_opens(text, tmp_path):
     drive = """<script>
@@ -235,19 +252,7 @@ def test_in_a_browser_the_axes_switch_the_table_sorts_and_a_point_opens(text, tm
       });
       document.body.append(result);
     </script></body>"""
-    path = tmp_path / "driven.html"
-    path.write_text(text.replace("</body>", drive))
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        "--disable-background-networking",
-    ]
-    options += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
-    options += ["--virtual-time-budget=4000", "--dump-dom", path.as_uri()]
-    done = subprocess.run([CHROMIUM, *options], capture_output=True, text=True, timeout=60)
-    found = json.loads(Page(done.stdout).content_of("result"))
+    found = in_browser(text.replace("</body>", drive), tmp_path)
     assert re.match(r"\d+ of 18 configurations are on the frontier .* 1 lacks a value\.", found["before"])
     assert re.match(r"\d+ of 19 configurations are on the frontier of these two axes\.$", found["after"])
     assert found["title"].startswith("model/bytes (B)")
@@ -256,3 +261,96 @@ def test_in_a_browser_the_axes_switch_the_table_sorts_and_a_point_opens(text, tm
     assert len(set(found["sorted"])) > 5
     assert "cost/total/own/seconds" in found["details"].replace("\u200b", "")
     assert found["hidden"] is False
+
+
+@pytest.fixture
+def of_sweep(searched):
+    return render(summarise(read_records([searched])))
+
+
+def test_what_was_stopped_is_data_beside_the_candidates_and_in_a_table_with_why(of_sweep, searched):
+    page = Page(of_sweep)
+    (data,) = json.loads(page.content_of("data"))
+    assert len(data["stopped"]["labels"]) == len(data["stopped"]["why"]) == 5
+    assert all(len(column) == 5 for column in data["stopped"]["values"].values())
+    assert "infer/single_stream/latency_seconds_p50" not in data["stopped"]["values"]
+    assert len(data["labels"]) == 12
+    assert len(data["infeasible"]) == 2
+    assert not set(map(int, data["infeasible"])) & set(data["frontier"])
+    shown = "".join(Page(of_sweep.split("<script")[0] + "</body></html>").text)
+    for said in (
+        "5 more were stopped at a rung",
+        "2 violate a constraint",
+        "rung 1 of 2: position 4 of 9, 3 go on; trial 002 came before it <with more>",
+        "2 configurations not ranked: a constraint is violated",
+        "lost: worker 1 was lost",
+        "so that the transfer saved 8 trials",
+        "12 finished, 5 stopped, 3 failed",
+        "2.50 PFLOP",
+    ):
+        assert said in shown
+    assert "0 of 5" in shown
+    assert "5 of 10" in shown
+
+
+def test_the_page_draws_the_course_of_each_sweep(of_sweep):
+    page = Page(of_sweep)
+    (course,) = json.loads(page.content_of("courses"))
+    assert list(course["axes"]) == ["trials", "hours", "kilowatt_hours", "flops"]
+    assert all(len(column) == len(course["hypervolume"]) == 20 for _, column in course["axes"].values())
+    assert [a["id"] for _, a, _ in page.elements if a.get("id", "").startswith("course-")] == ["course-0"]
+
+
+def test_a_page_of_runs_without_a_sweep_has_no_course_and_no_word_of_rungs(make_record, tmp_path):
+    text = render(summarise(Reading([Loaded(make_record(), tmp_path)])))
+    assert Page(text).content_of("courses") == "[]"
+    assert "stopped at a rung" not in text.split("<script")[0].replace(" failed and stopped", "")
+
+
+@pytest.mark.skipif(NODE is None, reason="node is not installed")
+def test_the_script_leaves_the_infeasible_off_the_frontier():
+    section = {
+        "keys": {"x": {"up": False}, "y": {"up": True}},
+        "values": {"x": [1, 2, 3], "y": [9, 5, 7]},
+        "infeasible": {"0": "model/bytes < 1"},
+    }
+    assert in_node(f"page.frontierOf({json.dumps(section)}, 'x', 'y')") == [1, 2]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_on_a_narrow_screen_nothing_is_wider_than_it_and_the_course_switches_its_axis(of_sweep, tmp_path):
+    measure = """
+      const page = frame.contentDocument;
+      const right = (element) => element.getBoundingClientRect().right;
+      const select = page.querySelector("[data-spent]");
+      select.value = "flops";
+      select.dispatchEvent(new Event("change"));
+      const course = page.querySelector("#course-0"), plot = page.querySelector("#plot-0");
+      const stopped = plot.data.find((trace) => trace.uid === "stopped");
+      const result = document.createElement("pre");
+      result.id = "result";
+      result.textContent = JSON.stringify({
+        screen: frame.contentWindow.innerWidth, page: page.documentElement.scrollWidth,
+        plots: [plot, course].map((p) => [right(p), ...[...p.querySelectorAll("svg.main-svg")].map(right)]),
+        cards: [...page.querySelectorAll("section")].map(right),
+        title: course.layout.xaxis.title.text, points: course.data[0].x.length,
+        stopped: stopped.x.length, name: stopped.name,
+        crossed: plot.data.find((trace) => trace.name === "violates a constraint").x.length,
+      });
+      document.body.append(result);
+    """
+    width = 360
+    harness = (
+        f'<!DOCTYPE html><html><body><iframe id="frame" style="width:{width}px;height:900px;border:0"></iframe>'
+        f"<script>const frame = document.getElementById('frame'); frame.onload = () => {{ {measure} }};"
+        f"frame.srcdoc = {embedded(of_sweep)};</script></body></html>"
+    )
+    found = in_browser(harness, tmp_path)
+    assert found["screen"] == width
+    assert found["page"] <= width
+    assert len(found["plots"]) == 2
+    for edge, *drawn in found["plots"]:
+        assert drawn
+        assert max(drawn) <= edge + 1 <= min(found["cards"])
+    assert found["title"] == "spent (FLOPs)"
+    assert (found["points"], found["stopped"], found["crossed"]) == (21, 5, 2)

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from effnlp.record import FAILED, Record
+from effnlp.record import COMPLETED, FAILED, STOPPED, Record
 from effnlp.report.candidates import pool
 from effnlp.report.read import Loaded, Reading, read_records
 from effnlp.report.summary import (
@@ -10,10 +10,12 @@ from effnlp.report.summary import (
     described,
     frontier,
     label,
+    overlap,
     parse_objective,
     short_names,
     spent,
     summarise,
+    within_noise,
 )
 
 ACCURACY, FLOPS = "val/accuracy", "infer/single_stream/flops"
@@ -236,3 +238,114 @@ def test_when_no_candidate_has_all_objectives_the_frontier_is_empty(make_record,
     on, lacking = frontier(candidates, {"val/unheard_of": "maximize"})
     assert on == []
     assert lacking == [(candidates[0], {"val/unheard_of": "not recorded"})]
+
+
+# Early stopping, constraints, noise
+
+
+@pytest.fixture
+def searched_section(searched):
+    (section,) = summarise(read_records([searched])).sections
+    return section
+
+
+def test_stopped_runs_are_neither_candidates_nor_failures_but_what_they_cost_counts(searched):
+    reading = read_records([searched])
+    summary = summarise(reading)
+    (section,) = summary.sections
+    assert len(summary.stopped) == len(section.stopped) == 5
+    assert {run.record.status for run in summary.failures} == {FAILED}
+    assert {run.record.status for c in section.candidates for run in c.runs} == {COMPLETED}
+    total = next(entry for entry in summary.spent if (entry.stage, entry.quantity) == ("total", "seconds"))
+    assert total.runs == 20
+    without = spent(run for run in reading.loaded if run.record.status != STOPPED)
+    assert total.amount > next(e for e in without if (e.stage, e.quantity) == ("total", "seconds")).amount
+
+
+def test_a_stopped_run_is_on_no_frontier_even_if_it_was_the_best_at_its_rung(searched, save, make_record):
+    best = make_record("pretrained", "lora")
+    best.status = STOPPED
+    best.put({ACCURACY: 0.999, FLOPS: 1.0})
+    save(best, "multirun/searched/trials/020")
+    (section,) = summarise(read_records([searched])).sections
+    assert all(c.values[ACCURACY].mean < 0.999 for c in section.frontier)
+    assert len(section.stopped) == 6
+
+
+def test_choices_that_were_always_stopped_count_as_tried(searched_section):
+    assert choice_counts(searched_section)["peft"] == {"none": (5, 10), "bitfit": (0, 5)}
+
+
+def test_a_stopped_run_whose_record_lost_its_task_stands_with_its_sweep(searched, save):
+    lost = Record(STOPPED, {"overrides": ["model=backbone"]}, message="rung 1 of 2: position 9 of 9")
+    save(lost, "multirun/searched/trials/021")
+    (section,) = summarise(read_records([searched])).sections
+    assert len(section.stopped) == 6
+
+
+def test_who_violates_a_constraint_is_listed_and_not_ranked(searched_section):
+    section = searched_section
+    assert len(section.infeasible) == 2
+    assert len(section.ranked) == len(section.candidates) - 2 == 10
+    for candidate, violated in section.infeasible:
+        assert candidate not in section.frontier
+        (text,) = violated
+        assert text.startswith("model/bytes < ")
+        assert candidate.values["model/bytes"].mean >= max(
+            c.values["model/bytes"].mean for c in section.ranked
+        )
+    for candidate in section.ranked:
+        assert any(beats(other, candidate) for other in section.ranked) == (candidate not in section.frontier)
+
+
+def test_who_lacks_what_a_constraint_is_about_cannot_be_ranked(make_record, tmp_path):
+    records = [make_record(), make_record(peft="lora")]
+    del records[1].values["model/bytes"]
+    records[1].put({}, absent={"model/bytes": "it was not stored"})
+    reading = reading_of(*records, tmp_path=tmp_path)
+    reading.sweeps[tmp_path / "s"] = {"constraints": ["model/bytes < 1e12"]}
+    (section,) = summarise(reading, OBJECTIVES).sections
+    ((candidate, missing),) = section.lacking
+    assert (candidate.choices["peft"], missing) == ("lora", {"model/bytes": "it was not stored"})
+    assert len(section.frontier) == len(section.ranked) == 1
+
+
+def of_seeds(make_record, tmp_path, **choices):
+    """Three runs of each of some configurations: name to accuracies and FLOPs."""
+    loaded = []
+    for name, (accuracies, flops) in choices.items():
+        for seed, accuracy in enumerate(accuracies):
+            record = make_record(seed=seed, overrides=[f"x.name={name}"])
+            record.put({ACCURACY: accuracy, FLOPS: flops})
+            loaded.append(Loaded(record, tmp_path / f"{name}{seed}"))
+    (section,) = summarise(Reading(loaded), OBJECTIVES).sections
+    return section
+
+
+def named(pairs):
+    return {tuple(sorted(c.settings["x.name"] for c in pair)) for pair in pairs}
+
+
+def test_members_whose_intervals_overlap_are_not_told_apart(make_record, tmp_path):
+    section = of_seeds(
+        make_record, tmp_path,
+        best=([0.90, 0.92, 0.94], 9e6), close=([0.89, 0.91, 0.93], 5e6), far=([0.70, 0.701, 0.702], 1e6),
+    )  # fmt: skip
+    assert len(section.frontier) == 3
+    assert named(within_noise(section)) == {("best", "close")}
+
+
+def test_who_is_beaten_only_within_noise_is_named(make_record, tmp_path):
+    section = of_seeds(
+        make_record, tmp_path,
+        best=([0.90, 0.92, 0.94], 5e6), tied=([0.89, 0.91, 0.93], 5e6), dear=([0.89, 0.91, 0.93], 9e6),
+        bad=([0.70, 0.701, 0.702], 5e6),
+    )  # fmt: skip
+    assert [c.settings["x.name"] for c in section.frontier] == ["best"]
+    assert named(within_noise(section)) == {("best", "tied")}  # a dearer one is beaten in cost beyond doubt
+
+
+def test_what_was_run_once_has_no_interval_to_overlap(make_record, tmp_path):
+    section = of_seeds(make_record, tmp_path, one=([0.90], 9e6), two=([0.8999], 5e6))
+    assert not overlap(*section.frontier, ACCURACY)
+    assert within_noise(section) == []

@@ -95,3 +95,35 @@ def test_a_single_run_is_told_in_four_lines_with_units_and_without_what_is_absen
     for part in ("accuracy on validation 0.75", "stored in 2.50 MB", "work 1.50 MFLOP", "30.0 J (estimated)"):
         assert part in told
     assert "latency" not in told
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_of_a_sweep_it_tells_what_was_stopped_failed_spent_and_transferred(searched, width):
+    text = shown(summarise(read_records([searched])), width)
+    assert max(map(len, text.splitlines())) <= width
+    words = " ".join(text.split())
+    for said in (
+        "5 of 10 configurations are on the frontier",
+        "2 not ranked, they violate model/bytes < ",
+        "5 runs were stopped at a rung, for instance: 012 rung 1 of 2: position 4 of 9, 3 go on; trial 002 came before",
+        "3 runs are without a result: 2 oom, 1 killed 2 x oom 017: no memory 1 x killed 018: signal 9",
+        "12 finished, 5 stopped, 3 failed, 1 of them tried again after being lost",
+        "Budget: trials 20 of 20, time 30.0 min of 60.0 min",
+        "so that the transfer saved 8 trials",
+    ):
+        assert said in words
+
+
+def test_no_winner_is_declared_inside_noise(make_record, tmp_path):
+    loaded = []
+    for name, shift in (("wide", 0.0), ("narrow", 0.01)):
+        for seed, accuracy in enumerate((0.80, 0.82, 0.84)):
+            record = make_record(seed=seed, overrides=[f"model.size={name}"])
+            record.put({"val/accuracy": accuracy - shift, "infer/single_stream/flops": 1e7 - 1e8 * shift})
+            loaded.append(Loaded(record, tmp_path / f"{name}{seed}"))
+    words = " ".join(shown(summarise(Reading(loaded)), 100).split())
+    assert "Not distinguishable in val/accuracy, their 90 % intervals overlap: model.size=wide (0.82" in words
+    loaded = [
+        run for run in loaded if "0" in run.folder.name
+    ]  # one seed each: nothing is known of their noise
+    assert "Not distinguishable" not in shown(summarise(Reading(loaded)), 100)

@@ -66,6 +66,31 @@ def test_a_full_disk_leaves_the_earlier_report_whole(runs, monkeypatch):
     assert sorted(path.name for path in files.page.parent.iterdir()) == ["frontier.csv", "report.html"]
 
 
+def test_what_was_stopped_has_a_file_of_its_own_with_why_and_what_it_had_cost(searched):
+    files = write_report([searched])
+    rows = rows_of(files.stopped)
+    assert [row["folder"].rsplit("/", 1)[1] for row in rows] == ["012", "013", "014", "015", "016"]
+    for row in rows:
+        assert row["why"].startswith("rung 1 of 2: position")
+        assert float(row["cost/total/own/seconds"]) > 0
+        assert "peft=bitfit" in row["overrides"]
+    for run in files.summary.stopped:
+        run.folder.joinpath("record.json").unlink()
+    assert write_report([searched]).stopped is None
+    assert not files.stopped.exists()
+
+
+def test_the_csv_names_those_who_are_not_distinguishable(make_record, save, tmp_path):
+    for name, shift in (("wide", 0.0), ("narrow", 0.01)):
+        for seed, accuracy in enumerate((0.80, 0.82, 0.84)):
+            record = make_record(seed=seed, overrides=[f"model.size={name}"])
+            record.put({"val/accuracy": accuracy - shift, "infer/single_stream/flops": 1e7 - 1e8 * shift})
+            save(record, f"trials/{name}{seed}")
+    first, second = rows_of(write_report([tmp_path]).frontier)
+    assert first["not distinguishable from"] == second["config_hash"]
+    assert second["not distinguishable from"] == first["config_hash"]
+
+
 @pytest.mark.slow
 def test_ten_thousand_records_are_reported_in_seconds(make_record, save, tmp_path):
     for number in range(10_000):
