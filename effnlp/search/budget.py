@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from effnlp.compose import ConfigError
 from effnlp.record import write_atomically
@@ -83,14 +84,8 @@ def cost_of(values: Mapping[str, float]) -> dict[str, float]:
 
 def spent(study: optuna.Study, folder: Path) -> Spent:
     """All that the trials in the study cost, their replicates, and the hours of the sweep's starts."""
-    costs = []
     taken = slots(study)
-    for trial in taken.values():
-        if COST in trial.user_attrs:
-            costs.append(trial.user_attrs[COST])
-        elif count := rungs_of(trial):
-            shown = trial.user_attrs[f"{RUNG}{count - 1}"]
-            costs.append(cost_of({**shown["values"], **shown["cost"]}))
+    costs = [cost for trial in taken.values() if (cost := trial_cost(trial))]
     costs += [value for key, value in study.user_attrs.items() if key.startswith(f"{COST}:")]  # of replicates
     joules = _sum(costs, "energy_joules")
     return Spent(
@@ -100,6 +95,16 @@ def spent(study: optuna.Study, folder: Path) -> Spent:
         flops=_sum(costs, "flops"),
         labels=max((cost.get("labels", 0.0) for cost in costs), default=0.0),
     )
+
+
+def trial_cost(trial: FrozenTrial) -> dict[str, float]:
+    """What a trial spent as far as the study knows: in all, or up to its last rung."""
+    if COST in trial.user_attrs:
+        return dict(trial.user_attrs[COST])
+    if count := rungs_of(trial):
+        shown = trial.user_attrs[f"{RUNG}{count - 1}"]
+        return cost_of({**shown["values"], **shown["cost"]})
+    return {}
 
 
 def _sum(costs: list[dict[str, float]], name: str) -> float | None:

@@ -20,15 +20,6 @@ log = logging.getLogger(__name__)
 PRELOAD = ["effnlp.run", "effnlp.search.trial", "effnlp.search.final", "joblib.externals.loky"]
 """Modules that the server of children imports once; a child then starts in some 50 ms."""
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-
-
-def limit_threads(threads: int) -> None:
-    """Set the CPU threads of this process's future children, before any library reads them."""
-    for variable in _THREAD_VARIABLES:
-        os.environ[variable] = str(threads)
-    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
-
 
 def context() -> Any:
     """The way children are started: a server forks them where that exists, else they start anew."""

@@ -36,7 +36,7 @@ from effnlp.search.attributes import (
 )
 from effnlp.search.early_stopping.halving import Decision, SuccessiveHalving
 from effnlp.search.pareto import oriented
-from effnlp.search.rungs import Rung, Verdict
+from effnlp.search.rungs import Rung, Verdict, Word
 
 log = logging.getLogger(__name__)
 
@@ -254,6 +254,7 @@ class Ledger:
         field_ = self._field(taken, rung)
         decision = field_.decide(self.halving, slot)
         sentence = field_.sentence(slot, decision, rung, len(self.halving.levels))
+        word: Word
         if decision.goes_on and self._pauses and not self._is_first_in_line(taken, slot, rung):
             word, sentence = "pause", f"{sentence}; others that are higher up come before it"
         else:
@@ -476,42 +477,53 @@ class Field:
         return f"{place}, {room}; trial {other:03d} came before it with {' and '.join(better) or 'the same values'}"
 
 
-def replay(study: optuna.Study, objectives: Mapping[str, str], halving: SuccessiveHalving,
-           inside: Callable[[Mapping[str, float]], bool] = anywhere) -> list[str]:  # fmt: skip
+@dataclass(frozen=True)
+class Rules:
+    """What decisions at rungs hang on."""
+
+    objectives: Mapping[str, str]
+    halving: SuccessiveHalving
+    inside: Callable[[Mapping[str, float]], bool] = anywhere
+
+
+def replay(study: optuna.Study, rules_of: Callable[[Mapping[str, Any]], Rules]) -> list[str]:
     """Take every decision of the log again from the records that it says it saw.
+
+    Args:
+        rules_of: From an entry of the log to the rules under which it was taken.
 
     Returns:
         What does not come out as it was written; empty if all does.
     """
     taken = slots(study)
-    at_rungs = rung_objectives(objectives)
     wrong = []
     for slot, trial in sorted(taken.items()):
-        for name, kind, rung in _decisions(trial.user_attrs):
+        for name, rung in _decisions(trial.user_attrs):
             entry = trial.user_attrs[name]
             saw = decode_slots(entry["saw"])
             missing = [number for number in saw if f"{RUNG}{rung}" not in taken[number].user_attrs]
             if missing or slot not in saw:
                 wrong.append(f"trial {slot:03d} {name}: no records of {missing or [slot]}")
                 continue
+            rules = rules_of(entry)
             shown = {n: taken[n].user_attrs[f"{RUNG}{rung}"] for n in saw}
             records = {n: {**record["cost"], **record["values"]} for n, record in shown.items()}
-            again = Field(records, at_rungs, inside).decide(halving, slot)
+            again = Field(records, rung_objectives(rules.objectives), rules.inside).decide(
+                rules.halving, slot
+            )
             was = (entry["position"], entry["of"], entry["quota"])
-            same_way = again.goes_on or entry["verdict"] != "continue"
-            stays = not again.goes_on or entry["verdict"] != "stop"
-            if (again.position, again.of, again.quota) != was or not (same_way and stays):
-                wrong.append(
-                    f"trial {slot:03d} {name}: was {was} {entry['verdict']}, comes out as {again} ({kind})"
-                )
+            # A trial within the quota may be paused all the same, where others come before it.
+            agrees = {"continue": again.goes_on, "stop": not again.goes_on, "pause": True}[entry["verdict"]]
+            if (again.position, again.of, again.quota) != was or not agrees:
+                wrong.append(f"trial {slot:03d} {name}: was {was} {entry['verdict']}, comes out as {again}")
     return wrong
 
 
-def _decisions(attributes: Mapping[str, Any]) -> Iterable[tuple[str, str, int]]:
+def _decisions(attributes: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
     for name in attributes:
         for kind in (DECISION, PROMOTION):
             if name.startswith(kind):
-                yield name, kind, int(name.removeprefix(kind))
+                yield name, int(name.removeprefix(kind))
 
 
 def _attrs(trial: FrozenTrial) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from optuna.trial import TrialState
 from effnlp.compose import ConfigError
 from effnlp.menu import suggest
 from effnlp.record import Record, write_atomically
-from effnlp.search.attributes import slots
+from effnlp.search.attributes import UNDER, slots
 from effnlp.search.budget import Budget
 from effnlp.search.early_stopping.halving import SuccessiveHalving
+from effnlp.search.ledger import Rules, replay
 from effnlp.search.pareto import on_frontier, oriented
 from effnlp.search.space import Dimension, Space
 
@@ -143,38 +144,6 @@ class Sweep:
         known = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
         return cls(**{**known, "parent": tuple(known["parent"])})
 
-    def differences(self, earlier: "Sweep") -> list[str]:
-        """What would make this another search than ``earlier``: lines of text, empty if nothing."""
-        lines = []
-        for name in ("objectives", "fixed", "dimensions", "seed"):
-            now, before = _canonical(getattr(self, name)), _canonical(getattr(earlier, name))
-            if now != before:
-                lines.append(f"{name}: was {_brief(before)}, is {_brief(now)}")
-        return lines
-
-
-def _canonical(value: Any) -> Any:
-    """As it is after JSON, without an order that means nothing; that of objectives does."""
-    value = json.loads(json.dumps(list(value.items()) if isinstance(value, dict) else value))
-    if isinstance(value, list) and all(isinstance(entry, str | dict) for entry in value):
-        return sorted(value, key=lambda entry: json.dumps(entry, sort_keys=True))
-    return value
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        entries = []
-        for entry in value:
-            condition = "=".join(entry["condition"]) + ": " if entry["condition"] else ""
-            values = ",".join(entry["choices"]) or f"{entry['low']:g}..{entry['high']:g}"
-            entries.append(f"{condition}{entry['key']}={values}")
-        return " ".join(entries)
-    if isinstance(value, list):
-        return (
-            " ".join(":".join(entry) if isinstance(entry, list) else str(entry) for entry in value) or "none"
-        )
-    return str(value)
-
 
 def parse_objectives(texts: Sequence[str]) -> dict[str, str]:
     """``["val/accuracy:max"]`` to ``{"val/accuracy": "maximize"}``.
@@ -210,8 +179,7 @@ def open_study(folder: Path, sweep: Sweep, worker: int = 0) -> optuna.Study:
     Each worker of each start draws from a random stream of its own: one that began again would propose again
     what is known.
     """
-    from hydra.utils import instantiate
-
+    from effnlp.search.samplers import make_sampler
     from effnlp.search.storage import open_storage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -223,10 +191,9 @@ def open_study(folder: Path, sweep: Sweep, worker: int = 0) -> optuna.Study:
             directions=[StudyDirection[d.upper()] for d in sweep.objectives.values()],
             load_if_exists=True,
         )
-        done = len(study.get_trials(deepcopy=False))
-        seed = int(np.random.SeedSequence([sweep.seed, worker, done]).generate_state(1)[0])
-        study.sampler = instantiate(sweep.sampler, _convert_="all")(seed=seed)
-        return study
+    known = len(study.get_trials(deepcopy=False))
+    study.sampler = make_sampler(sweep.sampler, sweep.space, sweep.seed, worker, known)
+    return study
 
 
 def locked(folder: Path, sweep: Sweep) -> AbstractContextManager[None]:
@@ -234,6 +201,23 @@ def locked(folder: Path, sweep: Sweep) -> AbstractContextManager[None]:
     from effnlp.search import storage
 
     return storage.locked(sweep.storage, folder, sweep.name)
+
+
+def verify(study: optuna.Study, sweep: Sweep) -> list[str]:
+    """Take every decision at a rung again; what does not come out as it was written, empty if all does.
+
+    Decisions from before an extension of the sweep are taken again under the rules of that time.
+    """
+    from effnlp.search.constraints import inside_of
+
+    def rules_of(entry: Mapping[str, Any]) -> Rules:
+        then = replace(sweep, **entry.get(UNDER, {}))
+        halving = then.halving
+        assert halving is not None
+        inside = inside_of(then.objectives, then.reference, then.constraints)
+        return Rules(then.objectives, halving, inside)
+
+    return replay(study, rules_of)
 
 
 def trial_folder(folder: Path, slot: int, replicate: int = 0) -> Path:

@@ -5,12 +5,10 @@ import logging
 import os
 import socket
 import sys
-import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +25,14 @@ from effnlp.record import write_atomically
 from effnlp.search.attributes import ATTEMPTS, FIRST, PAUSED, REASON, REJECTED, slots
 from effnlp.search.budget import Budget, running, spent
 from effnlp.search.constraints import parse_constraints, parse_reference
+from effnlp.search.covering import covering_points
+from effnlp.search.extend import differences, extend
 from effnlp.search.ledger import RETRIED, judged_at_rungs, rung_objectives
+from effnlp.search.live import live_view
+from effnlp.search.samplers import LEARNS_ONLY_FROM_FINISHED
 from effnlp.search.space import Space, parse
-from effnlp.search.state import Sweep, frontier_slots, locked, open_study, parse_objectives
+from effnlp.search.state import Sweep, frontier_slots, locked, open_study, parse_objectives, verify
+from effnlp.search.transfer import Transfer, first_points_from, transfer_outcome
 from effnlp.search.worker import DiskFullError, hopeless, settle
 from effnlp.signals import term_is_interrupt
 
@@ -38,13 +41,11 @@ log = logging.getLogger(__name__)
 Launch = Callable[[Sequence[Sequence[str]], int], Sequence[Any]]
 """``launcher.launch``: overrides of each job, number of the first one."""
 
-SAMPLES_TO_CHECK = 20
+POINTS_TO_CHECK, POINTS_TO_CHECK_AT_LEAST, SECONDS_TO_CHECK = 60, 12, 5.0
+"""How many points of a space are composed before anything runs, and for how long."""
 
 LIMITS = ("hours", "kilowatt_hours", "flops", "labels")
 """Budgets beside trials."""
-
-LEARNS_ONLY_FROM_FINISHED = ("optuna.samplers.NSGAIISampler", "optuna.samplers.GPSampler")
-"""Samplers to which a trial that was stopped early says nothing."""
 
 
 def own_keys(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -177,40 +178,37 @@ def _as_typed(point: Any) -> dict[str, str]:
 
 
 def check_space(space: Space, fixed: Sequence[str], config_dir: Path | None) -> tuple[int, Counter[str]]:
-    """Compose random points of the space before anything runs.
+    """Compose points of the space before anything runs: every two choices together once, if time allows.
 
     Returns:
-        How many of the points were legal, and the refusals of the others with their number.
+        How many of the points were legal, and the refusals of the others with their number; a refusal ends with
+        the overrides of a point that it is about.
 
     Raises:
         ConfigError: If a point does not compose, or none of them is legal.
     """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     folders = [conf_dir()] + ([config_dir] if config_dir else [])
-    legal, refusals = 0, Counter[str]()
-    chosen = {d.key for d in space.dimensions if d.choices}
-    seen: set[tuple[str, ...]] = set()
+    legal, refusals, examples = 0, Counter[str](), dict[str, str]()
+    end = time.monotonic() + SECONDS_TO_CHECK
+    points = covering_points(space, POINTS_TO_CHECK)
     with hydra_context():
-        for _ in range(SAMPLES_TO_CHECK):
-            point = space.sample(study.ask())
-            choices = tuple(f"{key}={value}" for key, value in point.items() if key in chosen)
-            if choices in seen:  # legality does not hang on numbers
-                continue
-            seen.add(choices)
-            composed = compose([*fixed, *(f"{key}={value}" for key, value in point.items())], config_dir)
+        for done, point in enumerate(points):
+            if done >= POINTS_TO_CHECK_AT_LEAST and time.monotonic() > end:
+                break
+            overrides = [f"{key}={value}" for key, value in point.items()]
+            composed = compose([*fixed, *overrides], config_dir)
             try:
                 check(composed.config, composed.chosen, folders)
                 legal += 1
             except IllegalCombinationError as error:
                 refusals[str(error)] += 1
+                examples.setdefault(str(error), " ".join(overrides))
+    named = Counter({f"{refusal} [{examples[refusal]}]": count for refusal, count in refusals.items()})
     if legal == 0:
         raise ConfigError(
-            f"no legal point among {len(seen)} of the space; for instance: {next(iter(refusals))}"
+            f"no legal point among {len(points)} of the space; for instance: {next(iter(named))}"
         )
-    return legal, refusals
+    return legal, named
 
 
 def sweep(config: DictConfig, overrides: Sequence[str], config_dir: Path | None, launch: Launch) -> int:
@@ -244,7 +242,8 @@ def sweep(config: DictConfig, overrides: Sequence[str], config_dir: Path | None,
             log.warning("%s", line)
         if extends:
             assert earlier is not None
-            spec = _extend(spec, earlier, folder)
+            with locked(folder, spec):
+                spec = extend(spec, earlier, folder)
         study = open_study(folder, spec)
         spec.save(folder)
         (folder / "leases").mkdir(exist_ok=True)
@@ -253,7 +252,7 @@ def sweep(config: DictConfig, overrides: Sequence[str], config_dir: Path | None,
                 study.enqueue_trial(
                     spec.space.parameters(point), user_attrs={FIRST: True}, skip_if_exists=True
                 )
-        with running(folder, spec.session), _live(folder, bool(config.search.live)):
+        with running(folder, spec.session), live_view(folder, bool(config.search.live)):
             code = _phases(spec, folder, study, overrides, launch)
         _say_failures(study)
         if code:
@@ -341,7 +340,7 @@ def _refuse_or_extend(spec: Sweep, earlier: Sweep | None, folder: Path, extend: 
     """
     if earlier is None:
         return False
-    changed = spec.differences(earlier)
+    changed = differences(earlier, spec)
     if not changed:
         return False
     if not extend:
@@ -355,34 +354,17 @@ def _refuse_or_extend(spec: Sweep, earlier: Sweep | None, folder: Path, extend: 
     return True
 
 
-def _warm_start(spec: Sweep, config: DictConfig) -> Any:
+def _warm_start(spec: Sweep, config: DictConfig) -> Transfer | None:
     """The top of another search's frontier, if it is asked for."""
     source = config.search.warm_start["from"]
     if source is None:
         return None
-    from effnlp.search.transfer import first_points_from
-
-    return first_points_from(
-        Path(str(source)), spec.space, spec.objectives, int(config.search.warm_start.points)
-    )
-
-
-@contextmanager
-def _live(folder: Path, wanted: bool) -> Iterator[None]:
-    """The live view beside the sweep, where standard error is a terminal that can show it."""
-    if not wanted or not sys.stderr.isatty():
-        yield
-        return
-    from effnlp.search.live import show_live
-
-    over = threading.Event()
-    thread = threading.Thread(target=show_live, args=(folder, over), daemon=True, name="live-view")
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(5.0)
+    points = config.search.warm_start.points
+    found = first_points_from(Path(str(source)), spec.space, spec.objectives, points)
+    log.info("%d points from %s are tried first: %s", len(found.points), source, found.overlap)
+    for line in found.left_out[:3]:
+        log.info("  left out: %s", line)
+    return found
 
 
 def _announce(spec: Sweep, folder: Path, legal: int, refusals: Counter[str]) -> None:
@@ -426,7 +408,7 @@ def _say_failures(study: Any) -> None:
         sys.stderr.write("\n".join(lines) + "\n")
 
 
-def _summarise(folder: Path, spec: Sweep, study: Any, transfer: Any) -> None:
+def _summarise(folder: Path, spec: Sweep, study: Any, transfer: Transfer | None) -> None:
     """Add the outcome to ``sweep.json`` and write the report."""
     from rich.console import Console
 
@@ -445,6 +427,11 @@ def _summarise(folder: Path, spec: Sweep, study: Any, transfer: Any) -> None:
             f"{n:03d}": t.user_attrs[ATTEMPTS] for n, t in slots(study).items() if ATTEMPTS in t.user_attrs
         },
     }
+    if spec.halving is not None:
+        wrong = verify(study, spec)
+        content["outcome"]["decisions_that_do_not_come_out_again"] = wrong
+        for line in wrong[:3]:
+            log.error("a decision does not come out again: %s", line)
     if transfer is not None:
         content["outcome"]["transfer"] = transfer_outcome(spec, study, transfer)
     content["wall_seconds"] = used.hours * 3600

@@ -328,7 +328,8 @@ def transfer_outcome(sweep: "Sweep", study: "optuna.Study", transfer: Transfer) 
     """What a sweep says of its transfer when it is over, spent in FLOPs where all trials have them."""
     from optuna.trial import TrialState
 
-    from effnlp.search.attributes import COST, OVERRIDES, slots
+    from effnlp.search.attributes import OVERRIDES, slots
+    from effnlp.search.budget import trial_cost
 
     ended = [trial for trial in slots(study).values() if trial.state.is_finished()]
     ended.sort(key=lambda trial: (str(trial.datetime_complete), trial.number))
@@ -337,7 +338,7 @@ def transfer_outcome(sweep: "Sweep", study: "optuna.Study", transfer: Transfer) 
         trial.values if trial.state == TrialState.COMPLETE and is_feasible(trial.constraints) else lost
         for trial in ended
     ]
-    flops = [trial.user_attrs.get(COST, {}).get("flops") for trial in ended]
+    flops = [trial_cost(trial).get("flops") for trial in ended]
     unit = "trials" if None in flops else "flops"
     values = np.array(rows, dtype=float).reshape(len(ended), len(sweep.objectives))
     saved = saved_by_transfer(

@@ -22,8 +22,9 @@ from effnlp.compose import hydra_context
 from effnlp.record import COMPLETED, FAILED, STOPPED, Events, Record
 from effnlp.search.attributes import COST, OVERRIDES, OWNER, REASON, RUNG, rungs_of, slots
 from effnlp.search.budget import cost_of, spent
-from effnlp.search.children import Ended, alive, call_in_child, context, end_after, limit_threads
+from effnlp.search.children import Ended, alive, call_in_child, context, end_after
 from effnlp.search.constraints import inside_of, violations
+from effnlp.search.devices import occupy_share
 from effnlp.search.leases import lease, whether_lost
 from effnlp.search.ledger import Job, Ledger, Owner, Wait
 from effnlp.search.proposals import Proposer, legality_judge
@@ -59,7 +60,7 @@ def work(search: Mapping[str, Any], folder: Path) -> None:
     """What a worker job does, by the phase of the sweep."""
     sweep = Sweep.load(folder)
     index = int(search["worker"])
-    limit_threads(sweep.threads)
+    occupy_share(index, sweep.workers, sweep.threads)
     pid, host = sweep.parent
     if host == socket.gethostname():
         end_after(pid)
@@ -238,7 +239,7 @@ class _Worker:
     def _complete(self, ledger: Ledger, job: Job, record: Record) -> None:
         try:
             values = objective_values(record, self.sweep.objectives)
-            violated = violations(self.sweep.constraints, record.values)
+            violated = violations(self.sweep.constraints, record.values, record.absent)
         except KeyError as error:
             with self.alone():
                 ledger.fail(job, "error", str(error.args[0]), cost_of(record.values), time.time())

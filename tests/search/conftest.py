@@ -130,14 +130,6 @@ def local_postgresql():
 @pytest.fixture
 def postgresql(local_postgresql):
     """The server, with a database of the test's own; its URL is ``postgresql.url``."""
-    import psycopg
-
-    def in_server(command):
-        with psycopg.connect(local_postgresql.url, autocommit=True) as connection:
-            connection.execute(command)
-
     name = f"test_{os.urandom(6).hex()}"
-    in_server(f"CREATE DATABASE {name}")
-    url = local_postgresql.url.replace("/postgres", f"/{name}")
-    yield SimpleNamespace(url=url, server=local_postgresql)
-    in_server(f"DROP DATABASE {name} WITH (FORCE)")
+    yield SimpleNamespace(url=local_postgresql.make_database(name), server=local_postgresql)
+    local_postgresql.command(f"DROP DATABASE {name} WITH (FORCE)")

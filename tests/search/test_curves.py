@@ -23,7 +23,7 @@ from effnlp.search.curves import (
     write,
 )
 from effnlp.search.early_stopping.moasha import moasha
-from effnlp.search.ledger import replay
+from effnlp.search.ledger import Rules, replay
 from effnlp.search.problems import Look, dense_frontier, mean_seconds, whole
 from effnlp.search.simulate import quality_over_budget, simulate
 from effnlp.search.space import parse
@@ -180,7 +180,7 @@ def test_a_table_is_searched_to_its_last_point_and_scored_by_its_own_frontier(ta
     assert mean_seconds(problem) == pytest.approx(sum(c.looks[-1].seconds for c in table.curves) / 16)
     searched = simulate(problem, optuna.samplers.RandomSampler, moasha(variant=variant), trials=99)
     assert searched.trials == 16
-    assert replay(searched.study, problem.objectives, moasha(variant=variant)) == []
+    assert replay(searched.study, lambda _: Rules(problem.objectives, moasha(variant=variant))) == []
     everything = simulate(problem, optuna.samplers.RandomSampler, None, trials=99)
     assert everything.joules == pytest.approx(16 * 18.0)
     assert everything.spent == pytest.approx(16.0)

@@ -17,8 +17,7 @@ from optuna.trial import TrialState
 
 from effnlp.record import COMPLETED, Record
 from effnlp.search.attributes import ATTEMPTS, PAUSED, slots
-from effnlp.search.ledger import replay
-from effnlp.search.state import Sweep, open_study, trial_folder
+from effnlp.search.state import Sweep, open_study, trial_folder, verify
 
 TRIALS = 5
 CURVES = {"2": 0.9, "4": 0.5, "8": 0.8, "16": 0.7, "32": 0.4}
@@ -185,7 +184,7 @@ def check_all_is_well(folder: Path) -> None:
     taken = slots(study)
     assert sorted(taken) == list(range(TRIALS))
     assert len({t.user_attrs["hash"] for t in taken.values()}) == TRIALS
-    assert replay(study, sweep.objectives, sweep.halving) == []
+    assert verify(study, sweep) == []
     for slot, trial in taken.items():
         is_paused = trial.state == TrialState.RUNNING and trial.user_attrs.get(PAUSED) is not None
         assert is_paused or trial.state in (TrialState.COMPLETE, TrialState.PRUNED)

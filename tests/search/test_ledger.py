@@ -22,7 +22,7 @@ from effnlp.search.attributes import (
     slots,
 )
 from effnlp.search.early_stopping.moasha import moasha
-from effnlp.search.ledger import WAIT, Job, Ledger, Owner, replay, rung_objectives
+from effnlp.search.ledger import WAIT, Job, Ledger, Owner, Rules, replay, rung_objectives
 from effnlp.search.rungs import Rung
 
 OBJECTIVES = {"val/accuracy": "maximize", "model/bytes": "minimize"}
@@ -228,7 +228,7 @@ def run_all(ledgers, curve, seed=0, check=None):
     running: dict[int, tuple[Ledger, Job, int]] = {}
     order, idle = [], 0
     while True:
-        free = [l for l in ledgers if id(l) not in running]
+        free = [one for one in ledgers if id(one) not in running]
         if free and (not running or chance.random() < 0.6):
             one = chance.choice(free)
             job = one.take(float(len(order)))
@@ -267,7 +267,7 @@ def test_every_decision_comes_out_again_from_the_log(ledger, study, halving, see
     ledgers = [ledger(halving=halving, worker=i, trials=40) for i in range(4)]
     run_all(ledgers, curve_of(seed), seed)
     assert len(slots(study)) == 40
-    assert replay(study, OBJECTIVES, halving) == []
+    assert replay(study, lambda _: Rules(OBJECTIVES, halving)) == []
     some = next(t for t in slots(study).values() if t.user_attrs.get(f"{DECISION}0", {}).get("of", 0) > 3)
     entry = some.user_attrs[f"{DECISION}0"]
     forged = {**entry, "position": entry["position"] + 1}
@@ -276,7 +276,7 @@ def test_every_decision_comes_out_again_from_the_log(ledger, study, halving, see
         if trial.number == some.number:
             trial.user_attrs[f"{DECISION}0"] = forged
         copy.add_trial(trial)
-    assert len(replay(copy, OBJECTIVES, halving)) == 1
+    assert len(replay(copy, lambda _: Rules(OBJECTIVES, halving))) == 1
 
 
 @pytest.mark.parametrize("seed", range(5))

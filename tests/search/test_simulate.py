@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from effnlp.search.attributes import RUNG, rungs_of, slots
 from effnlp.search.early_stopping.moasha import moasha
-from effnlp.search.ledger import replay
+from effnlp.search.ledger import Rules, replay
 from effnlp.search.pareto import hypervolume
 from effnlp.search.problems import ERROR, FLOPS, SYNTHETIC, Look, Problem, dense_frontier, mean_seconds
 from effnlp.search.simulate import Score, quality_over_budget, score_of, simulate
@@ -31,7 +31,7 @@ def test_every_decision_verifies_by_replay(variant):
         key.startswith("decision:") for t in slots(simulated.study).values() for key in t.user_attrs
     )
     assert decisions >= 60
-    assert replay(simulated.study, simulated.problem.objectives, moasha(variant=variant)) == []
+    assert replay(simulated.study, lambda _: Rules(simulated.problem.objectives, moasha(variant=variant))) == []
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
