@@ -97,6 +97,23 @@ class Server:
             return False
         return True
 
+    def make_database(self, name: str) -> str:
+        """Make an empty database; its URL."""
+        self.command(f"CREATE DATABASE {name}")
+        return self.url.removesuffix("postgres") + name
+
+    def command(self, text: str) -> list[tuple[object, ...]]:
+        """Have it do something; the rows of its answer, if it has any."""
+        import psycopg
+
+        with psycopg.connect(self.url, password=self.password, autocommit=True) as connection:
+            cursor = connection.execute(text.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def version(self) -> str:
+        """Of the server."""
+        return str(self.command("SHOW server_version")[0][0]).split()[0]
+
     def stop(self, at_once: bool = False) -> None:
         """End it: its sessions are ended first, or all ends as in a crash."""
         if self.process is not None and self.process.poll() is None:

@@ -97,10 +97,32 @@ def rung_decision_table(result: Mapping[str, Any]) -> Table:
     return Table(["records", *(f"{name}, ms" for name in names)], rows)
 
 
+def storage_table(result: Mapping[str, Any]) -> Table:
+    """Opening, writing, and what many workers lost, one figure a row."""
+    opening, crowd = result["opening"], result["crowd"]
+    size = f"{opening['journal_bytes'] / 1e6:.1f} MB"
+    rows = [
+        [f"open a journal of {opening['trials']:,} trials ({size}) {way}", f"{spread(seconds, 3)} s"]
+        for way, seconds in opening["seconds"].items()
+    ]
+    rows += [
+        [f"write a trial ({opening['attributes']} attributes): {which}", f"{spread(value, 1)} ms"]
+        for which, value in result["trial_milliseconds"].items()
+    ]
+    many = f"{crowd['workers']} workers, {crowd['slots']} trials on PostgreSQL {result['postgresql']}"
+    rows.append([f"{many}: all", f"{crowd['seconds']:.0f} s"])
+    rows += [
+        [f"{many}: {name.replace('_', ' ')}", str(crowd[name])]
+        for name in ("slots_lost", "slots_taken_twice", "trials_with_records_lost")
+    ]
+    return Table(["what", "figure"], rows)
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
     "int8_linear": int8_linear_table,
     "rung_decision": rung_decision_table,
     "startup": startup_table,
+    "storage": storage_table,
     "training_step": training_step_table,
     "wall_time": wall_time_table,
 }

@@ -14,7 +14,7 @@ from effnlp.search import postgresql as module
 from effnlp.search.postgresql import connection_for, lock_key
 from effnlp.search.storage import locked, open_storage
 
-WORKERS = Path(__file__).with_name("storage_workers.py")
+WORKERS = Path(__file__).parents[2] / "benchmarks" / "storage_workers.py"
 
 
 def make_study(where, name="s"):

@@ -17,7 +17,7 @@ from effnlp.search.storage import open_storage
 pytest.importorskip("grpc", reason="grpcio is not installed")
 pytestmark = pytest.mark.slow
 
-WORKERS = Path(__file__).with_name("storage_workers.py")
+WORKERS = Path(__file__).parents[2] / "benchmarks" / "storage_workers.py"
 DOCS = Path(__file__).parents[2] / "docs" / "scaling.md"
 
 

@@ -11,7 +11,7 @@ from effnlp.compose import ConfigError
 from effnlp.search import storage
 from effnlp.search.storage import locked, open_storage
 
-WORKERS = Path(__file__).with_name("storage_workers.py")
+WORKERS = Path(__file__).parents[2] / "benchmarks" / "storage_workers.py"
 
 
 def run_workers(where, folder, workers, slots, attributes=5):

@@ -1,12 +1,17 @@
-"""Workers on one storage at once: ``python storage_workers.py WHERE FOLDER WORKERS SLOTS ATTRIBUTES``.
+"""Workers on one storage at once; tests and ``storage.py`` look at what they leave in it.
 
-As in a sweep: a slot is taken under the lock, what happens to the trial is written as attributes of it.
+    python benchmarks/storage_workers.py WHERE FOLDER WORKERS SLOTS ATTRIBUTES
+
+As in a sweep: a slot is taken under the lock, what happens to the trial is written as attributes of it. Fails if
+two are alone at once.
 """
 
+import argparse
 import multiprocessing
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import optuna
 
@@ -15,7 +20,8 @@ from effnlp.search.storage import locked, open_storage
 NAME = "study"
 
 
-def open_study(where, folder):
+def open_study(where: str, folder: Path) -> optuna.Study:
+    """The study of all these workers, made if it is not there."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(
         storage=open_storage(where, folder), study_name=NAME, directions=["minimize", "maximize"],
@@ -23,7 +29,8 @@ def open_study(where, folder):
     )  # fmt: skip
 
 
-def work(where, folder, worker, slots, attributes, start):
+def work(where: str, folder: Path, worker: int, slots: int, attributes: int, start: Any) -> None:
+    """Take slots until all are taken."""
     start.wait()
     study = open_study(where, folder)
     alone = folder / "alone"
@@ -46,9 +53,17 @@ def work(where, folder, worker, slots, attributes, start):
             alone.unlink()
 
 
-def main():
-    where, folder = sys.argv[1], Path(sys.argv[2])
-    workers, slots, attributes = map(int, sys.argv[3:])
+def main() -> None:
+    """Start the workers at once and wait for them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("where")
+    parser.add_argument("folder", type=Path)
+    for name in ("workers", "slots", "attributes"):
+        parser.add_argument(name, type=int)
+    given = parser.parse_args()
+    where, folder, workers = given.where, given.folder, given.workers
     if where.startswith("postgresql"):
         # What the parent has open must do no harm to its children.
         open_study(where, folder)
@@ -57,7 +72,7 @@ def main():
     context = multiprocessing.get_context("fork")
     start = context.Barrier(workers)
     processes = [
-        context.Process(target=work, args=(where, folder, worker, slots, attributes, start))
+        context.Process(target=work, args=(where, folder, worker, given.slots, given.attributes, start))
         for worker in range(workers)
     ]
     for process in processes:
@@ -65,7 +80,7 @@ def main():
     for process in processes:
         process.join()
     if where.startswith("postgresql"):
-        assert open_study(where, folder).get_trials()
+        open_study(where, folder).get_trials()  # its connections still are its own
     sys.stdout.flush()
     os._exit(max(abs(process.exitcode) for process in processes))
 
