@@ -310,6 +310,15 @@ class AtStart(pl.Callback):
         self.then(module)
 
 
+class StayStopped(pl.Callback):
+    """Trains nothing more where the attempt that is taken up was lost in the moment in which patience ran out."""
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        early = trainer.early_stopping_callback
+        if early is not None and early.wait_count >= early.patience:
+            trainer.should_stop = True
+
+
 class Curve(pl.Callback):
     """Hands the training curve on: to the events of the run, the tracker, and the reader of a log."""
 
@@ -449,7 +458,7 @@ def fit(
             # One process wherever it runs: in a job of SLURM, Lightning would take its tasks for ours.
             plugins=[WholeCheckpoints(), LightningEnvironment()],
             callbacks=[
-                AtStart(at_start), Seeded(seed), *callbacks, Gauged(gauge), AtCheckpoint(at_checkpoint),
+                StayStopped(), AtStart(at_start), Seeded(seed), *callbacks, Gauged(gauge), AtCheckpoint(at_checkpoint),
                 Curve(report, say=not bar and settings.progress != "none"), *extra, best, newest,
             ],
         )  # fmt: skip

@@ -23,7 +23,7 @@ class Tracker(Protocol):
         """
 
     def log(self, values: Mapping[str, float], step: int, stage: str) -> None:
-        """A point of curves: flat keys to values at a step of a stage (``finetuning``, ``pretraining`` …)."""
+        """A point of curves: flat keys to values at a step of a stage (``finetuning``, ``pretraining``, ``rung`` …)."""
 
     def finish(self, record: Record) -> None:
         """The run has ended, completed or failed, and its record is written."""

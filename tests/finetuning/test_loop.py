@@ -159,6 +159,18 @@ def test_a_training_that_had_ended_early_is_not_trained_further(train, tmp_path)
     assert json.loads((tmp_path / "run" / "fitted.json").read_text())["best_step"] == fitted.best_step
 
 
+@pytest.mark.parametrize("patience", [None, 2])
+def test_lost_in_its_last_moment_a_training_is_at_its_end_when_it_is_taken_up(patience, train, tmp_path):
+    fitted, model, *_ = train(accuracies=[50, 40, 40, 99], patience=patience)
+    (tmp_path / "run" / "fitted.json").unlink()
+    starts = []
+    again, other, gauge, *_ = train(patience=patience, at_start=starts.append)
+    assert gauge.phases == starts == []
+    assert (again.steps, again.stopped_early) == (fitted.steps, fitted.stopped_early)
+    assert (again.best_step, again.best_accuracy) == (fitted.best_step, fitted.best_accuracy)
+    assert same(model, other)
+
+
 # Cuts: 12 steps in 4 rounds of 3
 
 
