@@ -16,7 +16,7 @@ import numpy as np
 from effnlp.compose import ConfigError
 from effnlp.menu import suggest
 from effnlp.record import COMPLETED, Record
-from effnlp.search.constraints import is_feasible
+from effnlp.search.constraints import is_feasible, reference_point
 from effnlp.search.early_stopping.moasha import positions
 from effnlp.search.pareto import hypervolume, on_frontier, oriented
 from effnlp.search.space import Space
@@ -277,7 +277,8 @@ def saved_by_transfer(
             without final values (stopped, failed), which has cost something all the same.
         cost: (n,) what each one cost, in any unit of a budget.
         transferred: (n,) bool.
-        reference: (m,) oriented; the worst value of each objective by default.
+        reference: (m,) oriented; where it is infinite (by default everywhere), a tenth of the range that an
+            objective takes beyond the worst value of it, so that also the ends of a frontier count.
 
     Raises:
         ValueError: If the shapes do not fit.
@@ -287,8 +288,9 @@ def saved_by_transfer(
             f"{len(values)} rows of values, {len(cost)} costs and {len(transferred)} flags do not fit"
         )
     finished = ~np.isnan(values).any(axis=1)
-    if reference is None:
-        reference = values[finished].max(axis=0) if finished.any() else np.zeros(values.shape[1])
+    reference = _finite(
+        np.full(values.shape[1], np.inf) if reference is None else reference, values[finished]
+    )
     ours, theirs = np.flatnonzero(~transferred), np.flatnonzero(transferred)
     goal = _reached(values[theirs], finished[theirs], reference)
     spent = _spent_until(goal, values[theirs], finished[theirs], cost[theirs], reference)
@@ -299,6 +301,14 @@ def saved_by_transfer(
         _spent_until(goal, values[ours], finished[ours], cost[ours], reference),
         tuple(map(float, reference)),
     )
+
+
+def _finite(reference: np.ndarray, values: np.ndarray) -> np.ndarray:
+    if len(values) == 0:
+        return np.where(np.isfinite(reference), reference, 0.0)
+    worst, spread = values.max(axis=0), np.ptp(values, axis=0)
+    margin = np.where(spread > 0, spread, np.maximum(np.abs(worst), 1.0)) / 10
+    return np.where(np.isfinite(reference), reference, worst + margin)
 
 
 def _reached(values: np.ndarray, finished: np.ndarray, reference: np.ndarray) -> float:
@@ -347,6 +357,7 @@ def transfer_outcome(sweep: "Sweep", study: "optuna.Study", transfer: Transfer) 
         np.array(
             [is_transferred(transfer.points, trial.user_attrs[OVERRIDES]) for trial in ended], dtype=bool
         ),
+        reference_point(sweep.reference, sweep.objectives),
     )
     return {
         "from": transfer.folder, "points": len(transfer.points), "overlap": transfer.overlap,

@@ -5,16 +5,16 @@ from optuna.trial import TrialState
 
 from effnlp.compose import ConfigError
 from effnlp.record import COMPLETED, Record
+from effnlp.search.attributes import SLOT, slots
+from effnlp.search.extend import differences
 from effnlp.search.space import parse
 from effnlp.search.state import (
-    SLOT,
     Sweep,
     frontier_slots,
     locked,
     objective_values,
     open_study,
     parse_objectives,
-    slots,
     trial_folder,
 )
 
@@ -35,19 +35,19 @@ def sweep():
 def test_what_is_saved_is_what_is_loaded_with_its_space(sweep, tmp_path):
     sweep.save(tmp_path)
     loaded = Sweep.load(tmp_path)
-    assert loaded.differences(sweep) == sweep.differences(loaded) == []
+    assert differences(loaded, sweep) == differences(sweep, loaded) == []
     assert loaded.space == sweep.space
     assert loaded.parent == (1, "here")
 
 
 def test_a_higher_budget_or_other_workers_make_no_other_search(sweep):
     later = Sweep(**{**sweep.__dict__, "trials": 99, "workers": 1, "session": "two", "command": []})
-    assert later.differences(sweep) == []
+    assert differences(sweep, later) == []
 
 
 def test_the_order_of_objectives_is_that_of_the_study_and_matters(sweep):
     turned = Sweep(**{**sweep.__dict__, "objectives": dict(reversed(OBJECTIVES.items()))})
-    assert [line.partition(":")[0] for line in turned.differences(sweep)] == ["objectives"]
+    assert [line.partition(" ")[0] for line in differences(sweep, turned)] == ["objectives"]
 
 
 def test_objectives_are_keys_with_a_direction():
@@ -120,12 +120,12 @@ def test_a_study_opened_again_is_the_same_and_draws_other_points(sweep, tmp_path
     assert len({tuple(numbers) for numbers in drawn}) == 3
 
 
-def test_only_one_is_alone_with_the_state(tmp_path):
+def test_only_one_is_alone_with_the_state(sweep, tmp_path):
     inside, most = [0], [0]
 
     def enter():
         for _ in range(20):
-            with locked(tmp_path):
+            with locked(tmp_path, sweep):
                 inside[0] += 1
                 most[0] = max(most[0], inside[0])
                 inside[0] -= 1

@@ -160,9 +160,12 @@ def test_filters_stack_as_one_choice_of_the_space(sweep_here):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        (["model.width=2,4"], r"dimensions: was model\.width=2,4,8,16, is model\.width=2,4"),
-        ([WIDTHS, "search.objectives=[val/loss:min]"], "objectives: was .*val/accuracy:maximize"),
-        ([WIDTHS, "finetuning.learning_rate=1e-3"], "fixed: was .*learning_rate=1e-2.* is .*1e-3"),
+        (["model.width=2,4"], r"dimension model\.width: was 2,4,8,16, is 2,4 \(-8 -16\)"),
+        (
+            [WIDTHS, "search.objectives=[val/loss:min]"],
+            "objective val/accuracy:maximize is gone; .*objective val/loss:minimize is new",
+        ),
+        ([WIDTHS, "finetuning.learning_rate=1e-3"], "override finetuning.learning_rate: was 1e-2, is 1e-3"),
     ],
 )
 def test_another_search_in_the_same_folder_is_refused_with_what_differs(changed, said, sweep_here):

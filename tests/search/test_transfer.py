@@ -226,6 +226,17 @@ def test_it_agrees_with_going_through_the_trials_one_by_one():
         assert saved.spent_without == (None if needed is None else pytest.approx(needed))
 
 
+def test_by_default_also_the_ends_of_a_frontier_count():
+    values = np.array([[0.0, 10.0], [10.0, 0.0], [5.0, 5.0]])
+    for ends in ([True, False, False], [False, True, False]):
+        saved = saved_by_transfer(values, np.ones(3), np.array(ends))
+        assert saved.reference == (11.0, 11.0)
+        assert saved.hypervolume == pytest.approx(11.0)
+    same = saved_by_transfer(np.array([[2.0, 3.0]]), np.ones(1), np.array([True]), np.array([4.0, np.inf]))
+    assert same.reference == pytest.approx((4.0, 3.3))
+    assert same.hypervolume == pytest.approx(2 * 0.3)
+
+
 def test_nothing_transferred_or_finished_saves_nothing():
     nothing = saved_by_transfer(np.full((3, 2), np.nan), np.ones(3), np.array([True, False, False]))
     assert (nothing.hypervolume, nothing.spent, nothing.spent_without) == (0.0, 0.0, 0.0)
