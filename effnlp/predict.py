@@ -193,10 +193,15 @@ def line_batches(path: Path | None, kind: str, columns: Columns, size: int) -> I
     """
     number = 0
     for lines in _read_lines(path):
-        texts = []
+        texts: list[Text] = []
         for line in lines:
             number += 1
-            texts.append(_text_of(line, number, kind, columns))
+            try:
+                texts.append(_text_of(line, number, kind, columns))
+            except ValueError:
+                if texts:
+                    yield texts  # the lines before get their answers
+                raise
             if len(texts) == size:
                 yield texts
                 texts = []

@@ -304,3 +304,19 @@ def test_an_onnx_folder_answers_like_the_torch_folder_and_is_replaced_by_it(two,
     torch_, _ = read_package(tmp_path / "picked").probabilities(TEXTS)
     assert torch.allclose(onnx, torch_, atol=1e-4)
     assert not (tmp_path / "picked" / "model.onnx").exists()
+
+
+def test_the_model_of_a_pair_task_is_asked_pairs(place, pick, tmp_path):
+    rows = [f"is {a} {b},{a},{'yes' if a == b else 'no'}" for a in "xyz" for b in "xyz" for _ in range(12)]
+    numbered = [row.replace("is", f"is {number}", 1) for number, row in enumerate(rows)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["text,other,label", *numbered]) + "\n")
+    do_run(
+        tmp_path / "pairs.csv", tmp_path / "runs" / "pairs", "model=bag_of_ngrams", "task.text_pair=other",
+        "trainer.epochs=1",
+    )  # fmt: skip
+    assert pick(tmp_path / "runs", "--into", tmp_path / "picked")[0] == 0
+    assert "Each line holds both texts" in (tmp_path / "picked" / "README.md").read_text()
+    package = read_package(tmp_path / "picked")
+    assert package.probabilities(["is 1 x y"], ["x"])[0].shape == (1, 2)
+    with pytest.raises(ValueError, match="reads pairs"):
+        package.probabilities(["is 1 x y"])

@@ -187,6 +187,12 @@ def test_bad_input_is_one_line_that_names_it_and_exit_code_2(made, predict, word
     assert err.count("\n") == 1
 
 
+def test_the_lines_before_a_bad_one_get_their_answers(made, predict):
+    code, out, err = predict(made / "single", given=b"lovely\nawful\n\xff\nfilm\n")
+    assert (code, out.splitlines()) == (2, labels_of(made / "single", ["lovely", "awful"]))
+    assert "line 3 is not UTF-8" in err
+
+
 def test_a_column_that_is_not_there_gets_those_near_it(made, predict, tmp_path):
     (tmp_path / "a.csv").write_text("id,review\n1,film\n")
     code, _, err = predict(made / "single", "--file", tmp_path / "a.csv", "--column", "reviw")

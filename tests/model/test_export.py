@@ -220,7 +220,8 @@ class Stateful(nn.Module):
 
 class Untraceable(Stateful):
     def forward(self, batch):
-        return self.inner(batch) * float(batch["input_ids"].sum().item() % 3)
+        logits = self.inner(batch)
+        return logits if batch["input_ids"].sum() % 2 else -logits
 
 
 @pytest.mark.parametrize(
