@@ -105,8 +105,20 @@ function layoutOf(plot) {
 }
 
 function settingsOf(plot) {
-  return { responsive: true, displaylogo: false, displayModeBar: !isNarrow(plot),
+  return { displaylogo: false, displayModeBar: !isNarrow(plot),
     modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]] };
+}
+
+/** Draw now, and again whenever colours change or the place for the plot does, whatever made it wider or narrower. */
+function keepDrawn(plot, draw) {
+  draw();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  let width = plot.clientWidth;
+  new ResizeObserver(() => {
+    if (plot.clientWidth === width || !plot.clientWidth) return;
+    width = plot.clientWidth;
+    draw();
+  }).observe(plot);
 }
 
 /** Hypervolume of a sweep against what it had spent; a dot wherever a trial raised it. */
@@ -135,8 +147,7 @@ function setUpCourse(course, number) {
     Plotly.react(plot, traces, layout, settingsOf(plot));
   }
 
-  draw();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  keepDrawn(plot, draw);
 }
 
 function setUp(section, number) {
@@ -224,7 +235,7 @@ function setUp(section, number) {
     };
     const points = (choice, members, member) => ({
       type: kind, mode: "markers", name: escaped(choice), legendgroup: choice, customdata: members,
-      uid: `${choice}/${member}`,
+      uid: `g${colour.selectedIndex}c${choices.indexOf(choice)}${member ? "on" : "off"}`, // Plotly makes a CSS class of it
       x: members.map((i) => xs[i]), y: members.map((i) => ys[i]),
       error_x: bars(x, members), error_y: bars(y, members),
       hoverinfo: "text", hovertext: members.map((i) => hover(i, x, y)),
@@ -244,7 +255,7 @@ function setUp(section, number) {
     }
     if (infeasible.length) {
       const crossed = points("violates a constraint", infeasible, false);
-      traces.push({ ...crossed, marker: { color: dim, symbol: "x-thin-open", size: 8, opacity: 0.7 } });
+      traces.push({ ...crossed, uid: "infeasible", marker: { color: dim, symbol: "x-thin-open", size: 8, opacity: 0.7 } });
     }
     traces.push(...off, ...above);
     const narrow = isNarrow(plot);
@@ -269,8 +280,7 @@ function setUp(section, number) {
       + (lacking ? ` ${lacking} lack${lacking === 1 ? "s" : ""} a value.` : "") + (hidden ? ` ${hidden} at or below zero do not fit a log axis.` : "");
   }
 
-  draw();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  keepDrawn(plot, draw);
 }
 
 /** All that is known of one configuration, below the plot. */

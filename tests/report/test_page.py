@@ -318,7 +318,9 @@ def test_the_script_leaves_the_infeasible_off_the_frontier():
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_on_a_narrow_screen_nothing_is_wider_than_it_and_the_course_switches_its_axis(of_sweep, tmp_path):
+def test_where_the_screen_becomes_narrow_nothing_is_wider_than_it_and_the_course_switches_its_axis(
+    of_sweep, tmp_path
+):
     measure = """
       const page = frame.contentDocument;
       const right = (element) => element.getBoundingClientRect().right;
@@ -339,11 +341,17 @@ def test_on_a_narrow_screen_nothing_is_wider_than_it_and_the_course_switches_its
       });
       document.body.append(result);
     """
+    # Without a screen a browser draws no frames, and so observes no sizes: the page is told of them here.
+    observer = """<script>window.observed = [];
+      window.ResizeObserver = class { constructor(f) { this.f = f; } observe() { window.observed.push(this.f); } };
+    </script>"""
     width = 360
     harness = (
-        f'<!DOCTYPE html><html><body><iframe id="frame" style="width:{width}px;height:900px;border:0"></iframe>'
-        f"<script>const frame = document.getElementById('frame'); frame.onload = () => {{ {measure} }};"
-        f"frame.srcdoc = {embedded(of_sweep)};</script></body></html>"
+        '<!DOCTYPE html><html><body><iframe id="frame" style="width:900px;height:900px;border:0"></iframe>'
+        "<script>const frame = document.getElementById('frame'); frame.onload = () => {"
+        f"frame.style.width = '{width}px'; frame.contentWindow.observed.forEach((f) => f());"
+        f"setTimeout(() => {{ {measure} }}, 1000); }};"
+        f"frame.srcdoc = {embedded(of_sweep.replace('<head>', '<head>' + observer))};</script></body></html>"
     )
     found = in_browser(harness, tmp_path)
     assert found["screen"] == width
