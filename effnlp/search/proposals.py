@@ -10,11 +10,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from effnlp.compose import Composed, ConfigError, compose
+from effnlp.compose import Composed, ConfigError
 from effnlp.identity import config_hash
 from effnlp.legality import IllegalCombinationError, check
 from effnlp.menu import conf_dir
 from effnlp.search.attributes import FIRST, HASH, REJECTED
+from effnlp.search.samplers import is_exhausted
 from effnlp.search.space import Space
 
 log = logging.getLogger(__name__)
@@ -31,13 +32,13 @@ Judge = Callable[[Sequence[str]], tuple[str | None, str]]
 """From overrides to why they are refused (None if they are not) and the hash of their config."""
 
 
-def legality_judge(config_dir: Path | None) -> Judge:
+def legality_judge(compose: Callable[[Sequence[str]], Composed], config_dir: Path | None) -> Judge:
     """Judges by composing and checking, inside a :func:`effnlp.compose.hydra_context`."""
     folders = [conf_dir()] + ([config_dir] if config_dir else [])
 
     def judge(overrides: Sequence[str]) -> tuple[str | None, str]:
         try:
-            composed: Composed = compose(overrides, config_dir)
+            composed = compose(overrides)
             check(composed.config, composed.chosen, folders)
         except (ConfigError, IllegalCombinationError) as error:
             return str(error), ""
@@ -71,6 +72,9 @@ class Proposer:
         points = self.space.combinations()
         listed = points is not None and points <= POINTS_TO_LIST
         for _ in range(PROPOSALS_BEFORE_LISTING if listed else PROPOSALS_AT_MOST):
+            if is_exhausted(study):
+                listed = False
+                break
             if (made := self._ask(study, known)) is not None:
                 return made
         if listed and (point := self._untried(known)) is not None:

@@ -62,8 +62,10 @@ def make_sampler(
 
 
 def is_exhausted(study: Study) -> bool:
-    """Whether the study's sampler has proposed all that it ever will."""
-    return isinstance(study.sampler, Grid) and study.sampler.next_point(study) is None
+    """Whether the study's sampler has proposed all that it ever will, and no point waits to be tried first."""
+    if not isinstance(study.sampler, Grid) or study.sampler.next_point(study) is not None:
+        return False
+    return not study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:

@@ -250,6 +250,22 @@ def test_no_other_sampler_is_ever_exhausted():
     assert not is_exhausted(SimpleNamespace(sampler=optuna.samplers.RandomSampler()))
 
 
+def test_a_grid_with_points_that_wait_is_not_exhausted_and_a_proposer_then_goes_no_further():
+    from effnlp.search.proposals import Proposer
+
+    space, _ = parse({"x": "interval(0.0,1.0)"}, [])
+    study = search(space, "grid", points_per_dimension=3)()
+    study.enqueue_trial({"x": 0.123})
+    proposer = Proposer(space, lambda point: [f"x={point['x']}"], lambda overrides: (None, overrides[0]))
+    taken = []
+    while (made := proposer(study, {})) is not None:
+        taken.append(made[1][0])
+        study.tell(made[0], [1.0, 1.0])
+    assert taken[0] == "x=0.123"
+    assert sorted(taken) == ["x=0.0", "x=0.123", "x=0.5", "x=1.0"]
+    assert len(study.trials) == 4
+
+
 # All
 
 
