@@ -1,5 +1,6 @@
 """From overrides to a config: composition by Hydra, with errors that say what to type instead."""
 
+import copy
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,7 +80,6 @@ def compose(
     """
     from hydra import compose as hydra_compose
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
@@ -90,13 +90,21 @@ def compose(
         whole = hydra_compose(
             name, overrides=[*overrides, *search_path(config_dir)], return_hydra_config=True
         )
-        runtime = OmegaConf.to_container(whole.hydra.runtime.choices, resolve=True)
-        folder = str(OmegaConf.select(whole, "hydra.run.dir"))
-        own = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
-        missing = sorted(OmegaConf.missing_keys(own))
-        config = OmegaConf.to_container(own, resolve=True)
+        return _taken_apart(whole, folders, complete)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(explain(str(error), overrides, folders)) from error
+
+
+def _taken_apart(whole: Any, folders: Sequence[Path], complete: bool = True) -> Composed:
+    from omegaconf import OmegaConf
+
+    runtime = OmegaConf.to_container(whole.hydra.runtime.choices, resolve=True)
+    folder = str(OmegaConf.select(whole, "hydra.run.dir"))
+    own = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
+    missing = sorted(OmegaConf.missing_keys(own))
+    config = OmegaConf.to_container(own, resolve=True)
     assert isinstance(config, dict)
     assert isinstance(runtime, dict)
     chosen = chosen_groups(runtime, config)  # type: ignore[arg-type]
@@ -104,6 +112,60 @@ def compose(
     if missing and complete:
         raise ConfigError(missing_message(missing[0], chosen, folders))
     return Composed({str(key): value for key, value in config.items()}, chosen, folder)
+
+
+class Composer:
+    """Composes many runs inside a :func:`hydra_context`: what only changes values starts from a config made before.
+
+    Hydra applies values to the config that the choices of groups make; a search has many values to few choices.
+    """
+
+    KEPT = 256
+
+    def __init__(self, config_dir: Path | None = None) -> None:
+        self.config_dir = config_dir
+        self.folders = config_folders(config_dir)
+        self.groups = groups(self.folders)
+        self.made: dict[tuple[str, ...], Any] = {}
+
+    def __call__(self, overrides: Sequence[str]) -> Composed:
+        """As :func:`compose`.
+
+        Raises:
+            ConfigError: As there.
+        """
+        from hydra import compose as hydra_compose
+        from omegaconf import OmegaConf
+
+        values = [override for override in overrides if self._is_value(override)]
+        rest = tuple(override for override in overrides if override not in values)
+        try:
+            if rest not in self.made:
+                if len(self.made) >= self.KEPT:
+                    self.made.pop(next(iter(self.made)))
+                self.made[rest] = hydra_compose(
+                    "run", overrides=[*rest, *search_path(self.config_dir)], return_hydra_config=True
+                )
+            whole = copy.deepcopy(self.made[rest])
+            for override in values:
+                parsed = _parse(override)
+                OmegaConf.update(whole, parsed.key_or_group, parsed.value(), merge=True)
+            return _taken_apart(whole, self.folders)
+        except Exception:  # whatever it is, the plain way says it in our words, or does it
+            return compose(overrides, self.config_dir)
+
+    def _is_value(self, override: str) -> bool:
+        """Whether an override changes a value that is there, and nothing else."""
+        key = override.partition("=")[0]
+        return (
+            "." in key and key[0] not in "+~" and "/" not in key and "@" not in key and key not in self.groups
+        )
+
+
+def _parse(override: str) -> Any:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return OverridesParser.create().parse_override(override)
 
 
 def check_groups(chosen: Mapping[str, str], config: Mapping[Any, Any], folders: Sequence[Path]) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,6 +120,8 @@ def preflight(name: str, overrides: Sequence[str], config_dir: Path | None, mult
     refuse_contradictions(overrides)
     with hydra_context():
         if name == "sweep":
+            for override in overrides:
+                refuse_password(override)
             fixed = [one for override in overrides if (one := first_value(override)) is not None]
             compose(fixed, config_dir, "sweep", complete=False)
             return
@@ -126,6 +129,19 @@ def preflight(name: str, overrides: Sequence[str], config_dir: Path | None, mult
             composed = compose(combination, config_dir)
             check(composed.config, composed.chosen, folders)
             bind_all(composed.config)
+
+
+def refuse_password(override: str) -> None:
+    """See to it that no password is written to any file.
+
+    Raises:
+        ConfigError: If the override names a storage with a password in it.
+    """
+    key, _, where = override.partition("=")
+    if key.lstrip("+") == "search.storage" and where.startswith("postgresql"):
+        from effnlp.search.postgresql import checked_url
+
+        checked_url(where)
 
 
 def is_sweep_override(override: str) -> bool:
@@ -218,6 +234,7 @@ def job(config: Any) -> float | None:
     if settings.get("search", {}).get("worker") is not None:
         from effnlp.search.worker import work
 
+        os.chdir(hydra_config.runtime.cwd)  # paths that were typed are meant from there
         work(settings["search"], Path(str(hydra_config.sweep.dir)))
         return None
     from effnlp.run import RunInUseError

@@ -3,6 +3,7 @@
 import pytest
 
 from effnlp.compose import (
+    Composer,
     ConfigError,
     bind_all,
     chosen_groups,
@@ -172,3 +173,28 @@ def test_a_target_that_cannot_be_loaded_is_refused_by_name(own_configs):
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     assert "is not a folder" in refusal("peft=lora", config_dir=tmp_path / "nowhere")
+
+
+def test_composing_many_runs_gives_what_composing_each_gives():
+    many = [
+        ["model=bag_of_ngrams", "model.width=8"],
+        ["model=bag_of_ngrams", "model.width=16", "finetuning.learning_rate=1e-3"],
+        ["model=backbone", "model/mixer=performer", "trainer.epochs=2", "task.train_size=10"],
+        ["data/filter=[exact_dedup,minhash_dedup]", "seed.init=3", "meter.country=FRA"],
+        ["model=bag_of_ngrams", "+extra.key=1", "model.width=4"],
+        ["model=bag_of_ngrams", "model.width=${trainer.epochs}", "trainer.epochs=4"],
+        ["task=files", "task.path='a, b.csv'"],
+    ]
+    composer = Composer()
+    for overrides in [*many, *many]:
+        assert composer(overrides) == compose(overrides)
+    assert len(composer.made) < len(many)
+
+
+@pytest.mark.parametrize("wrong", ["model.widht=3", "nothing.here=1", "model.width=[", "peft=lorra"])
+def test_composing_many_runs_says_what_is_wrong_as_composing_one_does(wrong):
+    with pytest.raises(ConfigError) as one:
+        compose(["model=bag_of_ngrams", wrong])
+    with pytest.raises(ConfigError) as many:
+        Composer()(["model=bag_of_ngrams", wrong])
+    assert str(one.value) == str(many.value)

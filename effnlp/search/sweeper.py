@@ -18,7 +18,7 @@ import psutil
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
-from effnlp.compose import ConfigError, compose, hydra_context
+from effnlp.compose import Composer, ConfigError, hydra_context
 from effnlp.legality import IllegalCombinationError, check
 from effnlp.menu import conf_dir
 from effnlp.record import write_atomically
@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 
 Launch = Callable[[Sequence[Sequence[str]], int], Sequence[Any]]
 """``launcher.launch``: overrides of each job, number of the first one."""
+
+OF_THE_LAUNCHER = ("joblib", "ray", "submitit", "concurrent", "loky", "sqlalchemy", "psycopg", "grpc")
+"""Where errors come from that are about workers which are gone, or about a server that was."""
 
 POINTS_TO_CHECK, POINTS_TO_CHECK_AT_LEAST, SECONDS_TO_CHECK = 60, 12, 5.0
 """How many points of a space are composed before anything runs, and for how long."""
@@ -192,11 +195,12 @@ def check_space(space: Space, fixed: Sequence[str], config_dir: Path | None) -> 
     end = time.monotonic() + SECONDS_TO_CHECK
     points = covering_points(space, POINTS_TO_CHECK)
     with hydra_context():
+        compose = Composer(config_dir)
         for done, point in enumerate(points):
             if done >= POINTS_TO_CHECK_AT_LEAST and time.monotonic() > end:
                 break
             overrides = [f"{key}={value}" for key, value in point.items()]
-            composed = compose([*fixed, *overrides], config_dir)
+            composed = compose([*fixed, *overrides])
             try:
                 check(composed.config, composed.chosen, folders)
                 legal += 1
@@ -309,9 +313,10 @@ def _launch_phase(launch: Launch, overrides: Sequence[str], phase: str, spec: Sw
 
 
 def _is_of_the_launcher(error: BaseException) -> bool:
-    """Whether the error is about processes or machines that are gone, and not about what they did."""
-    module = type(error).__module__
-    return module.startswith(("joblib", "ray", "submitit", "concurrent", "loky"))
+    """Whether the error is about processes, machines or connections that are gone, and not about what was done."""
+    if isinstance(error, ConnectionError):
+        return True
+    return type(error).__module__.startswith(OF_THE_LAUNCHER)
 
 
 def _left_running(study: Any) -> bool:

@@ -1,4 +1,4 @@
-"""One trial in a process of its own: compose its overrides, run, leave the record in its folder."""
+"""One trial in a process of its own: run it, leave the record in its folder."""
 
 import logging
 import multiprocessing
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effnlp.compose import Composed, compose, hydra_context
+from effnlp.compose import Composed
 from effnlp.search.children import end_with_parent
 from effnlp.search.rungs import Rung, Rungs, Verdict
 
@@ -27,16 +27,11 @@ class Levels:
     known: int
 
 
-def compose_trial(overrides: Sequence[str], config_dir: Path | None) -> Composed:
-    """The config of a trial."""
-    with hydra_context():
-        return compose(overrides, config_dir)
-
-
 def run_trial(
     overrides: Sequence[str],
     folder: Path,
     config_dir: Path | None,
+    composed: Composed,
     levels: Levels | None = None,
     memory_limit_bytes: int | None = None,
     connection: Any = None,
@@ -44,6 +39,7 @@ def run_trial(
     """What a child process does. What it says goes to ``output.log`` of its folder.
 
     Args:
+        composed: Of the overrides: the worker had to compose them, and it takes time.
         levels: Where the worker is asked whether to go on; None is nowhere.
         memory_limit_bytes: Of the address space of this process.
         connection: To the worker: takes a rung, gives a verdict.
@@ -60,7 +56,6 @@ def run_trial(
             verdict: Verdict = connection.recv()
             return verdict
 
-        composed = compose_trial(overrides, config_dir)
         rungs = None
         if levels is not None:
             rungs = Rungs(levels.levels, levels.max_resource, levels.known, report)

@@ -18,7 +18,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from effnlp.compose import hydra_context
+from effnlp.compose import Composer, hydra_context
 from effnlp.record import COMPLETED, FAILED, STOPPED, Events, Record
 from effnlp.search.attributes import COST, OVERRIDES, OWNER, REASON, RUNG, rungs_of, slots
 from effnlp.search.budget import cost_of, spent
@@ -83,6 +83,7 @@ class _Worker:
     def __post_init__(self) -> None:
         self.study = open_study(self.folder, self.sweep, self.owner.worker)
         self.halving = self.sweep.halving
+        self.compose = Composer(self.config_dir)
 
     @property
     def config_dir(self) -> Path | None:
@@ -100,7 +101,7 @@ class _Worker:
     def ledger(self) -> Ledger:
         """The ledger as this worker keeps it."""
         proposer = Proposer(
-            self.sweep.space, self._overrides, legality_judge(self.config_dir), self.sweep.seed
+            self.sweep.space, self._overrides, legality_judge(self.compose, self.config_dir), self.sweep.seed
         )
         return Ledger(
             self.study, self.sweep.objectives, self.halving, proposer, self.sweep.trials, self.owner,
@@ -202,7 +203,8 @@ class _Worker:
     ) -> Ended:
         from effnlp.search.trial import run_trial
 
-        arguments = (overrides, folder, self.config_dir, levels, self.sweep.memory_limit_bytes)
+        composed = self.compose(overrides)
+        arguments = (overrides, folder, self.config_dir, composed, levels, self.sweep.memory_limit_bytes)
         return self._in_child(run_trial, arguments, folder, answer, self.sweep.time_limit_seconds)
 
     def _in_child(
@@ -301,29 +303,33 @@ class _Worker:
 
     def replicates(self) -> None:
         """Run candidates again with other seeds, each replicate by whoever is free, while the budget lasts."""
-        while self.go_on() and (job := self._next_replicate()) is not None:
-            number, replicate = job
-            trial = slots(self.study)[number]
-            overrides = [
-                *trial.user_attrs[OVERRIDES], f"seed.init={replicate}", f"seed.order={replicate}",
-            ]  # fmt: skip
-            folder = trial_folder(self.folder, number, replicate)
-            ended = self._trial_in_child(overrides, folder)
-            if ended.why == "stopped":
-                raise KeyboardInterrupt
-            if ended.code == BUSY:
-                time.sleep(WAIT_FOR_OTHERS_SECONDS)
-            record = _record_in(folder)
-            if record is None or record.status != COMPLETED:
-                reason, message = _what_went_wrong(ended, record, 0.0, self.sweep)
-                record = record or Record(status=FAILED, identity={"overrides": overrides})
-                record.status, record.reason, record.message = FAILED, reason, message
-                record.save(folder)
-            with self.alone():
-                self.study.set_user_attr(f"{COST}:{number:03d}-s{replicate}", cost_of(record.values))
-            accuracy = record.values.get("val/accuracy")
-            outcome = f"val/accuracy {accuracy:.4g}" if accuracy is not None else f"failed: {record.reason}"
-            log.info("trial %03d with seed %d  %s", number, replicate, outcome)
+        with hydra_context():
+            while self.go_on() and (job := self._next_replicate()) is not None:
+                self._replicate(*job)
+
+    def _replicate(self, number: int, replicate: int) -> None:
+        """One run with other seeds."""
+        trial = slots(self.study)[number]
+        overrides = [
+            *trial.user_attrs[OVERRIDES], f"seed.init={replicate}", f"seed.order={replicate}",
+        ]  # fmt: skip
+        folder = trial_folder(self.folder, number, replicate)
+        ended = self._trial_in_child(overrides, folder)
+        if ended.why == "stopped":
+            raise KeyboardInterrupt
+        if ended.code == BUSY:
+            time.sleep(WAIT_FOR_OTHERS_SECONDS)
+        record = _record_in(folder)
+        if record is None or record.status != COMPLETED:
+            reason, message = _what_went_wrong(ended, record, 0.0, self.sweep)
+            record = record or Record(status=FAILED, identity={"overrides": overrides})
+            record.status, record.reason, record.message = FAILED, reason, message
+            record.save(folder)
+        with self.alone():
+            self.study.set_user_attr(f"{COST}:{number:03d}-s{replicate}", cost_of(record.values))
+        accuracy = record.values.get("val/accuracy")
+        outcome = f"val/accuracy {accuracy:.4g}" if accuracy is not None else f"failed: {record.reason}"
+        log.info("trial %03d with seed %d  %s", number, replicate, outcome)
 
     def _next_replicate(self) -> tuple[int, int] | None:
         """A replicate that nobody has run or runs; it is this worker's from now on."""

@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from effnlp.search.children import alive, call_in_child
+from effnlp.search.children import Ended, alive, call_in_child
 
 
 @pytest.fixture(scope="module")
@@ -17,12 +17,13 @@ def processes():
 
 
 def test_the_exit_code_of_a_child_is_told(processes):
-    assert call_in_child(processes, sys.exit, (0,), lambda: True) == 0
-    assert call_in_child(processes, sys.exit, (3,), lambda: True) == 3
+    assert call_in_child(processes, sys.exit, (0,), lambda: True) == Ended(0)
+    assert call_in_child(processes, sys.exit, (3,), lambda: True) == Ended(3)
 
 
 def test_the_signal_that_ended_a_child_is_told_as_its_negative(processes):
-    assert call_in_child(processes, signal.raise_signal, (signal.SIGKILL,), lambda: True) == -signal.SIGKILL
+    ended = call_in_child(processes, signal.raise_signal, (signal.SIGKILL,), lambda: True)
+    assert ended == Ended(-signal.SIGKILL)
 
 
 def test_a_child_is_ended_when_the_sweep_is_gone(processes):
@@ -33,10 +34,38 @@ def test_a_child_is_ended_when_the_sweep_is_gone(processes):
         return len(asked) == 0
 
     start = time.monotonic()
-    assert call_in_child(processes, time.sleep, (60,), go_on) is None
+    assert call_in_child(processes, time.sleep, (60,), go_on) == Ended(None, "stopped")
     assert time.monotonic() - start < 20
     assert asked
     assert psutil.wait_procs([child for child in asked if "spawn_main" in _line(child)], timeout=5)[1] == []
+
+
+def test_a_child_is_ended_at_its_time_limit(processes):
+    start = time.monotonic()
+    ended = call_in_child(processes, time.sleep, (60,), lambda: True, limit_seconds=0.5)
+    assert ended == Ended(None, "timeout")
+    assert time.monotonic() - start < 20
+
+
+def ask_twice(connection):
+    connection.send(1)
+    connection.send(connection.recv() + 1)
+    sys.exit(connection.recv())
+
+
+def test_what_a_child_asks_is_answered_in_order(processes):
+    asked = []
+
+    def answer(question):
+        asked.append(question)
+        return 10 * question
+
+    assert call_in_child(processes, ask_twice, (), lambda: True, answer) == Ended(110)
+    assert asked == [1, 11]
+
+
+def test_a_child_whose_question_is_refused_is_ended(processes):
+    assert call_in_child(processes, ask_twice, (), lambda: True, lambda _: None) == Ended(None, "refused")
 
 
 def _line(process):

@@ -45,7 +45,7 @@ def stand_in(events, log):
     def call(processes, function, arguments, go_on, answer=None, limit_seconds=None):
         if function.__name__ != "run_trial":
             return Ended(0)
-        overrides, folder, _, levels, _ = arguments
+        overrides, folder, _, _, levels, _ = arguments
         width = dict(o.split("=", 1) for o in overrides)["model.width"]
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / "checkpoints" / "step"
@@ -160,7 +160,8 @@ def start(monkeypatch, tmp_path):
             state_module.write_atomically = whole
             worker.call_in_child = stand_in(events, tmp_path / "runs.log")
             worker.context = lambda: None
-            worker.legality_judge = lambda _: lambda overrides: (None, str(overrides))
+            worker.legality_judge = lambda *_: lambda overrides: (None, str(overrides))
+            worker.Composer = lambda _: lambda overrides: None
             sweeper._summarise = lambda *_: None
             sweeper.check_space = lambda *_: (1, Counter())
 
