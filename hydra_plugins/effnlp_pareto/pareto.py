@@ -1,5 +1,6 @@
 """The entry of the sweeper: what it does is in :mod:`effnlp.search.sweeper`."""
 
+import copy
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 @dataclass
@@ -19,6 +20,18 @@ class ParetoConfig:
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="pareto", node=ParetoConfig, provider="effnlp")
+
+
+def for_workers(config: DictConfig) -> DictConfig:
+    """The config as workers get it: with the whole path of the sweep's folder.
+
+    A worker on another machine, of Ray for instance, was not started in the folder of the command.
+    """
+    folder = str(Path(str(config.hydra.sweep.dir)).absolute()).replace("\\", "\\\\").replace("'", "\\'")
+    made = copy.deepcopy(config)
+    with open_dict(made):
+        made.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+    return made
 
 
 class ParetoSweeper(Sweeper):
@@ -34,7 +47,7 @@ class ParetoSweeper(Sweeper):
         self.hydra_context = hydra_context
         self.config = config
         self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
+            hydra_context=hydra_context, task_function=task_function, config=for_workers(config)
         )
 
     def sweep(self, arguments: list[str]) -> None:

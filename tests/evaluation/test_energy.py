@@ -400,7 +400,7 @@ print(json.dumps([reading.joules, seconds]))
 
 
 def test_concurrent_processes_are_charged_their_own_within_five_per_cent_and_idle_once(tmp_path):
-    cores = [0.25, 1.0, 2.5]
+    cores = [0.25, 0.5, 1.0, 2.5]
     (tmp_path / "cores").write_text(str(sum(cores)))
     (tmp_path / "start").write_text(str(time.time()))
     processes = [
@@ -419,7 +419,7 @@ def test_concurrent_processes_are_charged_their_own_within_five_per_cent_and_idl
         joules, seconds = json.loads(out)
         watts[own] = joules / seconds
     for own in cores:
-        assert watts[own] == pytest.approx(12 / 3 + 7 * own, rel=0.05), own
+        assert watts[own] == pytest.approx(12 / len(cores) + 7 * own, rel=0.05), own
     assert sum(watts.values()) == pytest.approx(12 + 7 * sum(cores), rel=0.05)
 
 

@@ -61,6 +61,7 @@ def in_this_process(monkeypatch):
 
     monkeypatch.setattr("effnlp.search.worker.call_in_child", call)
     monkeypatch.setattr("effnlp.search.worker.context", lambda: None)
+    monkeypatch.setattr("effnlp.search.worker.occupy_share", lambda *_: None)  # it would bind the tests
     return calls
 
 
