@@ -118,9 +118,33 @@ def storage_table(result: Mapping[str, Any]) -> Table:
     return Table(["what", "figure"], rows)
 
 
+def search_quality_table(result: Mapping[str, Any]) -> Table:
+    """One row a problem and method: hypervolume after budgets, the paired difference to random, what it took."""
+    at = (10, result["budget_in_whole_runs"])
+    rows = []
+    for problem, found in result["problems"].items():
+        for method, figures in found["methods"].items():
+            cells = [
+                f"{figures['mean'][budget - 1]:.3f} ± {figures['standard_error'][budget - 1]:.3f}"
+                for budget in at
+            ]
+            reached = figures["budget_to_reach_random"]
+            less = [found["differences"].get(f"{method} - {other}") for other in ("random", "scalarised")]
+            rows.append([
+                problem, method, *cells,
+                *("{mean:+.3f} ({lower:+.3f} to {upper:+.3f})".format(**found) if found else "" for found in less),
+                f"{reached:g}" if reached is not None else "never",
+                f"{figures['finished']:.0f} of {figures['trials']:.0f}",
+            ])  # fmt: skip
+    header = [f"after {budget} runs" for budget in at]
+    header += ["less random", "less scalarised", "random's end after", "trials finished"]
+    return Table(["problem", "method", *header], rows)
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
     "int8_linear": int8_linear_table,
     "rung_decision": rung_decision_table,
+    "search_quality": search_quality_table,
     "startup": startup_table,
     "storage": storage_table,
     "training_step": training_step_table,

@@ -23,14 +23,15 @@ from effnlp.search.pareto import hypervolume, on_frontier, oriented
 from effnlp.search.problems import Look, Problem, dense_frontier, mean_seconds, true_values
 from effnlp.search.proposals import Proposer
 from effnlp.search.rungs import Rung
+from effnlp.search.space import Space
 
 SECONDS, JOULES = "cost/total/own/seconds", "cost/total/own/energy_joules"
 
 UNLIMITED = 1_000_000
 """Slots of a budget that is not one of trials."""
 
-Sampler = Callable[..., optuna.samplers.BaseSampler]
-"""Called with ``seed=``."""
+Sampler = Callable[[Space, int], optuna.samplers.BaseSampler]
+"""From the space and a seed; see :func:`effnlp.search.samplers.make_sampler`."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def simulate(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         directions=[StudyDirection[d.upper()] for d in problem.objectives.values()],
-        sampler=sampler(seed=seed),
+        sampler=sampler(problem.space, seed),
     )
     simulation = _Simulation(problem, halving, study, seed, _Clock(workers))
     simulation.open(trials if trials is not None else UNLIMITED)

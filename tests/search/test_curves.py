@@ -40,6 +40,10 @@ DIMENSIONS = {
 }
 
 
+def random_proposals(space, seed):
+    return optuna.samplers.RandomSampler(seed)
+
+
 def curve(point, accuracy, seconds=9.0, seed=0, joules=18.0):
     flops = float(int(point["width"]) * (100 if point["model"] == "large" else 1))
     looks = [
@@ -164,7 +168,7 @@ def test_replicates_are_seeds_and_the_truth_is_their_mean():
 
 def test_a_rung_where_the_table_has_no_look_is_refused_with_what_there_is(table):
     with pytest.raises(ValueError, match=r"has looks at 0\.111, 0\.333, 1 of a schedule, none at 0\.037"):
-        simulate(problem_of(table), optuna.samplers.RandomSampler, moasha(max_resource=27), trials=3)
+        simulate(problem_of(table), random_proposals, moasha(max_resource=27), trials=3)
 
 
 def test_other_objectives_may_be_asked_of_a_table_and_unknown_ones_are_refused(table):
@@ -178,10 +182,10 @@ def test_other_objectives_may_be_asked_of_a_table_and_unknown_ones_are_refused(t
 def test_a_table_is_searched_to_its_last_point_and_scored_by_its_own_frontier(table, variant):
     problem = problem_of(table)
     assert mean_seconds(problem) == pytest.approx(sum(c.looks[-1].seconds for c in table.curves) / 16)
-    searched = simulate(problem, optuna.samplers.RandomSampler, moasha(variant=variant), trials=99)
+    searched = simulate(problem, random_proposals, moasha(variant=variant), trials=99)
     assert searched.trials == 16
     assert replay(searched.study, lambda _: Rules(problem.objectives, moasha(variant=variant))) == []
-    everything = simulate(problem, optuna.samplers.RandomSampler, None, trials=99)
+    everything = simulate(problem, random_proposals, None, trials=99)
     assert everything.joules == pytest.approx(16 * 18.0)
     assert everything.spent == pytest.approx(16.0)
     assert quality_over_budget(everything, [99.0]) == pytest.approx([1.0])
@@ -251,7 +255,7 @@ def test_the_command_makes_a_table_that_can_be_simulated_on(swept, tmp_path, cap
     assert "2 curves" in capsys.readouterr().out
     table = read(tmp_path / "new" / "t.csv.gz")
     assert table.about == "a toy"
-    assert simulate(problem_of(table), optuna.samplers.RandomSampler, moasha(), trials=9).trials == 2
+    assert simulate(problem_of(table), random_proposals, moasha(), trials=9).trials == 2
 
 
 def test_a_sweep_without_a_whole_curve_is_refused(swept):
@@ -264,6 +268,6 @@ def test_a_sweep_without_a_whole_curve_is_refused(swept):
 @pytest.mark.skipif(not SHIPPED.is_file(), reason="no grid is shipped")
 def test_the_table_that_is_shipped_can_be_read_and_searched():
     problem = problem_of(read(SHIPPED))
-    simulated = simulate(problem, optuna.samplers.RandomSampler, moasha(), trials=20)
+    simulated = simulate(problem, random_proposals, moasha(), trials=20)
     assert simulated.trials == 20
     assert SHIPPED.stat().st_size < 500_000
