@@ -1,10 +1,12 @@
 """``effnlp watch``: look at a sweep from another terminal, while it runs or after."""
 
 import argparse
+import glob
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 EXAMPLES = """\
 examples:
@@ -25,9 +27,24 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("folder", metavar="DIR", help="folder of a sweep, or the name of one below multirun/")
-    made.add_argument("--once", action="store_true", help="print where the sweep stands and end")
+    add_arguments(made)
     return made
+
+
+def add_arguments(made: argparse.ArgumentParser) -> None:
+    """The options of the verb, for its parser and for completion."""
+    folder: Any = made.add_argument(
+        "folder", metavar="DIR", help="folder of a sweep, or the name of one below multirun/"
+    )
+    folder.completer = sweeps_starting
+    made.add_argument("--once", action="store_true", help="print where the sweep stands and end")
+
+
+def sweeps_starting(prefix: str, **_: Any) -> list[str]:
+    """Names of sweeps below ``multirun``, and folders, that begin so: for completion."""
+    names = [path.parent.name for path in Path("multirun").glob(f"{glob.escape(prefix)}*/sweep.json")]
+    folders = [f"{path}/" for path in map(Path, glob.glob(f"{glob.escape(prefix)}*")) if path.is_dir()]
+    return sorted(names + folders)
 
 
 def main(arguments: list[str]) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from effnlp.watch import main, sweep_folder
+from effnlp.watch import main, sweep_folder, sweeps_starting
 
 
 @pytest.fixture
@@ -45,6 +45,8 @@ def test_a_sweep_is_found_by_its_name(busy_sweep, tmp_path, monkeypatch, capsys)
     (tmp_path / "multirun").mkdir()
     busy_sweep.folder.rename(tmp_path / "multirun/quick")
     assert sweep_folder("quick", Path("multirun")) == Path("multirun/quick")
+    assert sweeps_starting("qu") == ["quick"]
+    assert sweeps_starting("mul") == ["multirun/"]
     assert main(["quikc", "--once"]) == 2
     assert (
         "quikc is not the folder of a sweep: it has no sweep.json; did you mean 'quick'?"

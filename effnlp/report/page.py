@@ -48,7 +48,7 @@ ALSO_IN_TABLE = (
 
 TOLD_OF_A_SWEEP = (
     "name", "command", "objectives", "constraints", "reference", "budget", "trials", "seeds", "fixed", "workers",
-    "wall_seconds", "spent",
+    "early_stopping", "wall_seconds", "spent",
 )  # fmt: skip
 """What the page says of a sweep, out of its ``sweep.json``."""
 
@@ -247,6 +247,10 @@ def _sweep_context(folder: str, sweep: Mapping[str, Any]) -> dict[str, Any]:
     }
     if isinstance(told.get("command"), list):
         told["command"] = " ".join(["effnlp sweep", *map(shlex.quote, map(str, told["command"]))])
+    rule = told.get("early_stopping")
+    if isinstance(rule, Mapping):
+        name = str(rule.get("_target_", "")).rpartition(".")[2]
+        told["early_stopping"] = [name, {key: value for key, value in rule.items() if key[0] != "_"}]
     return {
         "folder": folder,
         "entries": [(key, _amount(key, value)) for key, value in told.items()],

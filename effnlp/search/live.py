@@ -12,7 +12,9 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, ConsoleDimensions, Group, RenderableType
 from rich.live import Live
@@ -255,6 +257,7 @@ def show_live(
     with_lines: bool = False,
     transient: bool = True,
     until_over: bool = False,
+    alone: AbstractContextManager[Any] | None = None,
 ) -> None:
     """Draw the sweep in ``folder`` every second until ``stop`` is set.
 
@@ -266,8 +269,9 @@ def show_live(
         with_lines: Whether the last lines of the workers' logs are shown, for a terminal that lacks them.
         transient: Whether the last picture is wiped away.
         until_over: Whether to end by itself when the sweep does.
+        alone: Held while the picture is drawn, where others print on the same console.
     """
-    console = console or Console(stderr=True)
+    console, alone = console or Console(stderr=True), alone or threading.Lock()
     reader: Reader | None = None
     state: SweepState | None = None
     with Live(console=console, auto_refresh=False, transient=transient, redirect_stdout=False,
@@ -284,7 +288,8 @@ def show_live(
             except Exception as error:  # whatever it is, the sweep goes on
                 log.debug("the sweep in %s cannot be shown", folder, exc_info=True)
                 picture = _line(f"{folder.name} cannot be shown just now: {error}", "yellow")
-            live.update(picture, refresh=True)
+            with alone:
+                live.update(picture, refresh=True)
             # At most a tenth of a core, also where reading is slow.
             is_over = until_over and state is not None and state.status != "running"
             if is_over or stop.wait(max(EVERY_SECONDS, 10 * (time.monotonic() - begin))):
@@ -312,23 +317,21 @@ def live_view(folder: Path, wanted: bool = True) -> Iterator[None]:
     terminal = os.dup(2)
     through = {fd: os.dup(fd) for fd in (1, 2) if os.isatty(fd)}
     reading, writing = os.pipe()
-    stop = threading.Event()
+    no_lines, no_view, alone = threading.Event(), threading.Event(), threading.Lock()
     stream = os.fdopen(terminal, "w", encoding="utf-8", errors="replace", buffering=1)
     console = Console(file=stream, force_terminal=True)
-    threads = [
-        threading.Thread(target=_print_lines, args=(reading, console, stop), daemon=True, name="lines-above"),
-        threading.Thread(
-            target=show_live,
-            args=(folder, stop, console, lambda: _size(terminal)),
-            daemon=True,
-            name="live-view",
-        ),
-    ]
+    lines = threading.Thread(
+        target=_print_lines, args=(reading, console, no_lines, alone), daemon=True, name="lines-above"
+    )
+    view = threading.Thread(
+        target=show_live, args=(folder, no_view, console, lambda: _size(terminal)), kwargs={"alone": alone},
+        daemon=True, name="live-view",
+    )  # fmt: skip
     for fd in through:
         os.dup2(writing, fd)
     os.close(writing)
-    for thread in threads:
-        thread.start()
+    lines.start()
+    view.start()
     try:
         yield
     finally:
@@ -337,9 +340,10 @@ def live_view(folder: Path, wanted: bool = True) -> Iterator[None]:
         for fd, own in through.items():
             os.dup2(own, fd)
             os.close(own)
-        stop.set()
-        for thread in threads:
-            thread.join()
+        no_lines.set()
+        lines.join()  # the last lines come before the view is wiped away
+        no_view.set()
+        view.join()
         os.close(reading)
         stream.close()
 
@@ -352,23 +356,29 @@ def _size(terminal: int) -> tuple[int, int]:
     return 80, 24
 
 
-def _print_lines(reading: int, console: Console, stop: threading.Event) -> None:
-    """Print what comes through a pipe, whole lines, until ``stop`` is set and nothing is left in it."""
+PIPE_BYTES = 65_536
+"""What a pipe holds at most."""
+
+
+def _print_lines(
+    reading: int, console: Console, stop: threading.Event, alone: AbstractContextManager[Any]
+) -> None:
+    """Print what comes through a pipe, whole lines, until ``stop`` is set and what is in it by then is read.
+
+    The other end may stay open for longer: idle workers of a launcher outlive the sweep.
+    """
     import select
 
     rest = b""
-    while True:
+    over = False
+    while not over:
         over = stop.is_set()
         ready, _, _ = select.select([reading], [], [], 0.0 if over else 0.2)
-        content = os.read(reading, 65536) if ready else b""
-        if ready and not content:  # all writers have closed it
-            over = True
+        content = os.read(reading, PIPE_BYTES) if ready else b""
+        over = over or bool(ready and not content)  # nobody writes any more
         *lines, rest = (rest + content).split(b"\n")
-        if over and not content and rest:
-            lines, rest = [rest], b""
-        for line in lines:
+        for line in [*lines, rest] if over and rest else lines:
             # A progress bar draws over itself: what it shows last is what a line can show.
             shown = line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", errors="replace")
-            console.print(Text.from_ansi(shown), soft_wrap=True, highlight=False)
-        if over and not content:
-            return
+            with alone:
+                console.print(Text.from_ansi(shown), soft_wrap=True, highlight=False)

@@ -178,6 +178,7 @@ def searched(make_record, save, tmp_path) -> Path:
             "attempts": {"018": [{"how": "lost", "why": "worker 1 was lost", "worker": 1, "at": 1.0}]},
             "transfer": {"from": "multirun/small", "points": 3, "hypervolume": 0.5, "spent": 3, "spent_without": 11},
         },
+        "early_stopping": {"_target_": "effnlp.search.early_stopping.moasha.moasha", "variant": "stopping"},
         "wall_seconds": 1800.0,
     }  # fmt: skip
     (folder / "sweep.json").write_text(json.dumps(sweep))

@@ -287,6 +287,7 @@ def test_what_was_stopped_is_data_beside_the_candidates_and_in_a_table_with_why(
         "so that the transfer saved 8 trials",
         "12 finished, 5 stopped, 3 failed",
         "2.50 PFLOP",
+        "moasha, variant stopping",
     ):
         assert said in shown
     assert "0 of 5" in shown
