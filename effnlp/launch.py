@@ -4,12 +4,14 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from effnlp.identity import register_resolvers
 from effnlp.menu import conf_dir, config_folders
+from effnlp.signals import term_is_interrupt
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,9 @@ options that are often used:
   search.trials=N       how many trials, exactly
   search.workers=N      how many at once (hydra/launcher says where)
   --config-dir DIR      a folder with configs of your own
+  --dry-run             check the space, and say what the budget buys, from earlier records; run nothing
+  --simulate[=WHAT]     how this search would have done on recorded runs: those shipped, a table, the
+                        folder of a sweep, or the problems hard, easy and crossing
 
 effnlp methods search lists the spaces."""
 
@@ -66,6 +71,11 @@ def run(arguments: list[str]) -> int:
 
 def sweep(arguments: list[str]) -> int:
     """``effnlp sweep``."""
+    looks_only = any(word == "--dry-run" or word.partition("=")[0] == "--simulate" for word in arguments)
+    if looks_only and not any(word in ("-h", "--help") for word in arguments):
+        from effnlp.search.plan import plan
+
+        return plan(arguments)
     return _application("sweep", arguments, SWEEP_HELP)
 
 
@@ -207,6 +217,16 @@ def user_folder(hydra_config: Any) -> Path | None:
     return None
 
 
+@contextmanager
+def heard_by_slurm() -> Iterator[None]:
+    """A worker that SLURM preempts gives its trial back in order, which costs no retry.
+
+    SLURM says so by SIGTERM to all processes of the job, to which submitit turns a deaf ear.
+    """
+    with term_is_interrupt() if "SUBMITIT_EXECUTOR" in os.environ else nullcontext():
+        yield
+
+
 outcomes: list[int] = []
 """Exit codes of the jobs that ran in this process."""
 
@@ -235,7 +255,8 @@ def job(config: Any) -> float | None:
         from effnlp.search.worker import work
 
         os.chdir(hydra_config.runtime.cwd)  # paths that were typed are meant from there
-        work(settings["search"], Path(str(hydra_config.sweep.dir)))
+        with heard_by_slurm():
+            work(settings["search"], Path(str(hydra_config.sweep.dir)))
         return None
     from effnlp.run import RunInUseError
     from effnlp.run import run as run_one

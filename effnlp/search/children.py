@@ -32,17 +32,25 @@ def context() -> Any:
     return chosen
 
 
+_SAID_TO_ALL = [getattr(signal, name) for name in ("SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+
+
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Processes started meanwhile ignore Ctrl-C, which reaches all processes of a terminal: workers end them."""
+    """Processes started meanwhile ignore what is said to all at once: workers end them.
+
+    A terminal says Ctrl-C to all its processes, SLURM a user's signal to all processes of a job whose time is
+    nearly over.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _SAID_TO_ALL}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def end_with_parent() -> None:
