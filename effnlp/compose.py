@@ -238,6 +238,8 @@ def explain(message: str, overrides: Sequence[str], folders: Sequence[Path]) -> 
             return f"{key} needs a choice: one of {', '.join(choice_names(key, folders))}"
     if found := re.search(r"Could not (?:find|load) '([^']+)'", message):
         group, _, name = found.group(1).rpartition("/")
+        if what := builds_on_missing(group, name, overrides):
+            return what
         names = choice_names(group, folders) if group in all_groups else hydra_choices(group)
         if names:
             return f"{group} has no choice {name!r}{suggest(name, names)}"
@@ -252,6 +254,16 @@ def explain(message: str, overrides: Sequence[str], folders: Sequence[Path]) -> 
     if found := re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", message):
         return no_key_message(found.group(2).rpartition(".")[0], found.group(1), overrides, folders)
     return message.strip().splitlines()[0]
+
+
+def builds_on_missing(group: str, name: str, overrides: Sequence[str]) -> str | None:
+    """What to install if a choice of ours was made that builds on one of a package that is not there."""
+    typed = dict(override.partition("=")[::2] for override in overrides).get(group, name)
+    config = conf_dir() / group / f"{typed}.yaml"
+    if typed == name or not config.is_file():
+        return None
+    install = re.search(r"pip install '[^']+'", config.read_text(encoding="utf-8"))
+    return f"{group}={typed} builds on {name!r}, which is not there" + (f": {install[0]}" if install else "")
 
 
 def parse_error(override: str) -> str | None:

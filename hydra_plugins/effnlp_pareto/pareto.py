@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -27,10 +28,10 @@ def for_workers(config: DictConfig) -> DictConfig:
 
     A worker on another machine, of Ray for instance, was not started in the folder of the command.
     """
-    folder = str(Path(str(config.hydra.sweep.dir)).absolute()).replace("\\", "\\\\").replace("'", "\\'")
+    folder = QuotedString(str(Path(str(config.hydra.sweep.dir)).absolute()), Quote.single)
     made = copy.deepcopy(config)
     with open_dict(made):
-        made.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+        made.hydra.overrides.hydra.append(f"hydra.sweep.dir={folder.with_quotes()}")
     return made
 
 
