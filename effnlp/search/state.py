@@ -66,6 +66,7 @@ class Sweep:
         time_limit_seconds, memory_limit_bytes: Of one trial; None is none.
         lease_seconds: How long a silent worker is waited for.
         checkpoints_at_most: Paused trials whose checkpoints are kept; None is all.
+        transfer: What was taken from another search, if anything was.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Sweep:
     memory_limit_bytes: int | None = None
     lease_seconds: float = 60.0
     checkpoints_at_most: int | None = None
+    transfer: dict[str, Any] | None = None
 
     @property
     def has_limits(self) -> bool:

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 
 from effnlp.compose import Composer, ConfigError, hydra_context
 from effnlp.legality import IllegalCombinationError, check
-from effnlp.menu import conf_dir
+from effnlp.menu import conf_dir, config_folders
 from effnlp.record import write_atomically
 from effnlp.search.attributes import ATTEMPTS, FIRST, PAUSED, REASON, REJECTED, slots
 from effnlp.search.budget import Budget, running, spent
@@ -83,7 +83,7 @@ def specify(config: DictConfig, overrides: Sequence[str], config_dir: Path | Non
     limits = {key: search[key] for key in LIMITS}
     Budget(search["trials"], **limits)
     of_trials, _ = own_keys(overrides)
-    space, fixed = parse(search["space"]["dimensions"], of_trials)
+    space, fixed = parse(search["space"]["dimensions"], of_trials, config_folders(config_dir))
     first = first_points(search, space)
     objectives = parse_objectives(search["objectives"])
     parse_constraints(search["constraints"])
@@ -237,9 +237,9 @@ def sweep(config: DictConfig, overrides: Sequence[str], config_dir: Path | None,
         extends = _refuse_or_extend(spec, earlier, folder, bool(config.search.extend))
         if earlier is not None and not extends:
             spec = replace(spec, study=earlier.study or spec.study)
-        transfer = _warm_start(spec, config)
-        if transfer is not None and earlier is None:
-            spec = replace(spec, first=[*transfer.points, *spec.first])
+        transfer = _warm_start(spec, config, earlier)
+        if transfer is not None:
+            spec = replace(spec, first=[*transfer.points, *spec.first], transfer=asdict(transfer))
         legal, refusals = check_space(spec.space, spec.fixed, config_dir)
         _announce(spec, folder, legal, refusals)
         for line in advise(spec):
@@ -359,11 +359,13 @@ def _refuse_or_extend(spec: Sweep, earlier: Sweep | None, folder: Path, extend: 
     return True
 
 
-def _warm_start(spec: Sweep, config: DictConfig) -> Transfer | None:
-    """The top of another search's frontier, if it is asked for."""
+def _warm_start(spec: Sweep, config: DictConfig, earlier: Sweep | None) -> Transfer | None:
+    """The top of another search's frontier, if it is asked for; what was taken once stands."""
     source = config.search.warm_start["from"]
     if source is None:
         return None
+    if earlier is not None and earlier.transfer is not None and earlier.transfer["folder"] == str(source):
+        return Transfer(**earlier.transfer)
     points = config.search.warm_start.points
     found = first_points_from(Path(str(source)), spec.space, spec.objectives, points)
     log.info("%d points from %s are tried first: %s", len(found.points), source, found.overlap)

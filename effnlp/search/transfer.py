@@ -361,5 +361,5 @@ def transfer_outcome(sweep: "Sweep", study: "optuna.Study", transfer: Transfer) 
     )
     return {
         "from": transfer.folder, "points": len(transfer.points), "overlap": transfer.overlap,
-        "left_out": transfer.left_out, "unit": unit, **asdict(saved),
+        "left_out": transfer.left_out, "quantity": unit, **asdict(saved),
     }  # fmt: skip
