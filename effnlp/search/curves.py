@@ -2,10 +2,10 @@
 
     python -m effnlp.search.curves multirun/NAME TABLE.csv.gz
 
-makes one of a sweep whose trials were all run to their ends and looked at (``search/early_stopping`` with a rule
-that stops nothing, or the share of its trials that came through). A table is a CSV file, gzipped or not, whose
-first line is a comment with the space and the objectives in JSON; then there is a row for each look at a run:
-the values of its dimensions, its seed, the fraction of its schedule, seconds and joules so far, record keys.
+makes one of a sweep whose trials ran to their ends and were looked at on the way: all of them with
+``search/early_stopping=observe``, else those that came through. A table is a CSV file, gzipped or not, whose first
+line is a comment with the space and the objectives in JSON; then there is a row for each look at a run: the values
+of its dimensions, its seed, the fraction of its schedule, seconds and joules so far, record keys.
 """
 
 import csv
