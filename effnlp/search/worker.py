@@ -52,6 +52,10 @@ WAIT_FOR_OTHERS_SECONDS = 3.0
 """Before a trial is tried again that another process still runs."""
 
 
+ROOM_BYTES = 2**16
+"""Less than the record of a trial and the entries of its study need."""
+
+
 class DiskFullError(RuntimeError):
     """There is no more room where the sweep writes; the same command goes on when there is."""
 
@@ -181,6 +185,8 @@ class _Worker:
             self._complete(ledger, job, record)
             return
         reason, message = _what_went_wrong(ended, record, time.monotonic() - start, self.sweep)
+        if reason == "error" and is_full(self.folder):
+            reason, message = "disk", f"no room is left where the sweep writes ({self.folder})"
         if reason == "disk":
             raise DiskFullError(f"trial {job.slot:03d}: {message}")
         with self.alone():
@@ -375,6 +381,11 @@ class _Worker:
                     log.warning(
                         "trial %03d could not be measured again: see %s", number, folder / "output.log"
                     )
+
+
+def is_full(folder: Path) -> bool:
+    """Whether so little room is left that a trial may have failed for it without a word."""
+    return shutil.disk_usage(folder).free < ROOM_BYTES
 
 
 def hopeless(study: optuna.Study, session: str) -> str | None:

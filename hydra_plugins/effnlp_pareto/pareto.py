@@ -1,6 +1,7 @@
 """The entry of the sweeper: what it does is in :mod:`effnlp.search.sweeper`."""
 
 import copy
+import errno
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,16 +57,24 @@ class ParetoSweeper(Sweeper):
         from effnlp.compose import ConfigError
         from effnlp.launch import user_folder
         from effnlp.search.sweeper import sweep
+        from effnlp.search.worker import DiskFullError
 
         assert self.config is not None
         assert self.launcher is not None
         folder = Path(str(self.config.hydra.sweep.dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.config, folder / "multirun.yaml")
             code = sweep(self.config, arguments, user_folder(self.config.hydra), self.launcher.launch)
         except ConfigError as error:
             sys.stderr.write(f"effnlp sweep: {error}\n")
             code = 2
+        except (DiskFullError, OSError) as error:
+            if not isinstance(error, DiskFullError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            sys.stderr.write(
+                f"effnlp sweep: the disk is full: {error}; with more room the same command goes on\n"
+            )
+            code = 1
         if code:
             sys.exit(code)

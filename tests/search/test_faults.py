@@ -4,9 +4,12 @@ The parent, the worker and the trial are one forked process here and trials are 
 that hundreds of kills take seconds; with real processes see test_processes.py.
 """
 
+import contextlib
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import traceback
 from collections import Counter
@@ -15,7 +18,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from effnlp.record import COMPLETED, Record
+from effnlp.record import COMPLETED, Record, write_atomically
 from effnlp.search.attributes import ATTEMPTS, PAUSED, slots
 from effnlp.search.state import Sweep, open_study, trial_folder, verify
 
@@ -45,6 +48,14 @@ def stand_in(events, log):
     def call(processes, function, arguments, go_on, answer=None, limit_seconds=None):
         if function.__name__ != "run_trial":
             return Ended(0)
+        try:
+            return trial(arguments, answer)
+        except OSError as error:  # as a run does: it has failed, and says so if there is room to say it
+            with contextlib.suppress(OSError):
+                Record("failed", {}, reason="disk", message=str(error)).save(arguments[1])
+            return Ended(1)
+
+    def trial(arguments, answer):
         overrides, folder, _, _, levels, _ = arguments
         width = dict(o.split("=", 1) for o in overrides)["model.width"]
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +71,8 @@ def stand_in(events, log):
                 assert done >= level
                 continue
             checkpoint.parent.mkdir(exist_ok=True)
-            checkpoint.write_text(str(max(level, done)))
+            (checkpoint.parent / "weights").write_bytes(bytes(30_000))
+            write_atomically(checkpoint, str(max(level, done)))
             events.happens()
             verdict = answer(shown(index, level, width))
             events.happens()
@@ -71,6 +83,7 @@ def stand_in(events, log):
         values = {**shown(2, 9, width).values, "cost/total/own/flops": 9.0}
         Record(COMPLETED, {"config_hash": width, "overrides": list(overrides)}, values=values).save(folder)
         events.happens()
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return Ended(0)
 
     return call
@@ -232,3 +245,55 @@ def test_killed_again_and_again_it_ends_all_the_same(start, tmp_path):
         for e in t.user_attrs.get(ATTEMPTS, [])
     ]
     assert {entry["how"] for entry in attempts} == {"stopped"}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of its own, and a function that sets the disk's size."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(size, *more):
+        return subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", ",".join([*more, f"size={size}"]), "tmpfs", str(folder)],
+            capture_output=True, text=True,
+        )  # fmt: skip
+
+    tried = mount("1m") if sys.platform == "linux" else None
+    if tried is None or tried.returncode != 0:
+        pytest.skip(f"no disk can be mounted here: {tried.stderr.strip() if tried else sys.platform}")
+
+    def resize(size):
+        assert mount(size, "remount").returncode == 0
+
+    try:
+        yield folder, resize
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("variant", ["stopping", "promotion"])
+def test_when_the_disk_is_full_nothing_is_lost_and_with_room_it_goes_on(start, small_disk, variant):
+    disk, resize = small_disk
+    folder = disk / "s"
+    kinds = set()
+    for kilobytes in range(40, 400, 24):
+        shutil.rmtree(folder, ignore_errors=True)
+        resize(f"{kilobytes}k")
+        code = start(0, variant, folder)
+        kinds.add(code)
+        before = finished_in(folder) if code else {}
+        resize("8m")
+        assert start(0, variant, folder) == 0
+        check_all_is_well(folder)
+        after = finished_in(folder)
+        assert {slot: after[slot] for slot in before} == before
+    assert kinds == {0, 1}  # the smallest was too small, the largest was not
+
+
+def finished_in(folder):
+    """Slot to the values of each trial that ran to its end."""
+    if not (folder / "sweep.json").exists():
+        return {}
+    taken = slots(open_study(folder, Sweep.load(folder)))
+    return {slot: t.values for slot, t in taken.items() if t.state == TrialState.COMPLETE}
