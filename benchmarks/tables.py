@@ -141,12 +141,27 @@ def search_quality_table(result: Mapping[str, Any]) -> Table:
     return Table(["problem", "method", *header], rows)
 
 
+def sweep_overhead_table(result: Mapping[str, Any]) -> Table:
+    """One row a kind of sweep."""
+    rows = [
+        [
+            name,
+            f"{found['span_seconds']:.1f} s",
+            f"{found['overhead_seconds']:.3f} s",
+            f"{100 * found['idle_share']:.1f} %",
+        ]
+        for name, found in result["rows"].items()
+    ]
+    return Table(["trials", "time", "overhead a trial", "slots idle"], rows)
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
     "int8_linear": int8_linear_table,
     "rung_decision": rung_decision_table,
     "search_quality": search_quality_table,
     "startup": startup_table,
     "storage": storage_table,
+    "sweep_overhead": sweep_overhead_table,
     "training_step": training_step_table,
     "wall_time": wall_time_table,
 }
