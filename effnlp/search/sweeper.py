@@ -140,7 +140,7 @@ def advise(spec: Sweep) -> list[str]:
             f"more than {len(able)} objectives: trials are stopped early by the first of them, {', '.join(able)}"
         )
     elif left_out:
-        lines.append(f"trials are stopped early by {', '.join(able)}; {', '.join(left_out)} count at the end")
+        lines.append(f"trials are stopped early by {', '.join(able)}, and not by {', '.join(left_out)}")
     sampler = str(spec.sampler.get("_target_", ""))
     if sampler in LEARNS_ONLY_FROM_FINISHED:
         lines.append(
