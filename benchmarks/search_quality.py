@@ -175,9 +175,10 @@ def fingerprint(table: Path) -> str:
     package = Path(curves.__file__).parent
     names = ("curves", "ledger", "pareto", "problems", "proposals", "rungs", "samplers", "simulate", "space")
     files = [*(package / f"{name}.py" for name in names), *package.glob("early_stopping/*.py")]
-    files += [table, Path(__file__)]
-    files += (conf_dir() / "search").rglob("*.yaml")
+    files += [table, *(conf_dir() / "search" / "sampler").glob("*.yaml")]
+    files += (conf_dir() / "search" / "early_stopping").glob("*.yaml")
     content = b"".join(path.read_bytes() for path in sorted(files) if path.is_file())
+    content += repr((METHODS, BUDGETS, WORKERS)).encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
 
@@ -191,7 +192,7 @@ def interval(values: np.ndarray, level: float = 0.95) -> dict[str, float]:
 
 def budget_to_reach(mean: np.ndarray, target: float) -> float | None:
     """The least of the budgets from which on a mean curve is at the target; None if it never is."""
-    reached = np.flatnonzero(mean >= target)
+    reached = np.flatnonzero(mean >= target - 1e-9)  # a sum may round
     return BUDGETS[reached[0]] if len(reached) else None
 
 
