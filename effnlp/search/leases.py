@@ -5,6 +5,7 @@ between files of the same folder, so that clocks of machines need not agree.
 """
 
 import contextlib
+import json
 import os
 import threading
 import uuid
@@ -60,6 +61,20 @@ def whether_lost(folder: Path, owner: Mapping[str, Any], seconds: float, host: s
     if age > seconds:
         return "yes"
     return "silent" if age > 2 * seconds / RENEWALS else "no"
+
+
+def sweep_goes_on(folder: Path, session: str, seconds: float) -> bool:
+    """Whether the start of the sweep that a worker belongs to still runs, for workers on other machines.
+
+    It does not if a later start has written what it is, or if its parent has not kept account of its time for
+    ``seconds``. Where neither can be told, the folder being away for a moment, it does.
+    """
+    try:
+        if json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["session"] != session:
+            return False
+        return _now(folder) - (folder / "starts" / f"{session}.json").stat().st_mtime <= seconds
+    except (OSError, ValueError, KeyError):
+        return True
 
 
 def _now(folder: Path) -> float:

@@ -25,7 +25,7 @@ from effnlp.search.budget import cost_of, spent
 from effnlp.search.children import Ended, alive, call_in_child, context, end_after
 from effnlp.search.constraints import inside_of, violations
 from effnlp.search.devices import occupy_share
-from effnlp.search.leases import lease, whether_lost
+from effnlp.search.leases import lease, sweep_goes_on, whether_lost
 from effnlp.search.ledger import Job, Ledger, Owner, Wait
 from effnlp.search.proposals import Proposer, legality_judge
 from effnlp.search.rungs import Rung, Verdict
@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.2
 """Between two looks whether others made something to do."""
+
+PARENT_SECONDS = 30.0
+"""A parent on another machine that keeps no account of its time for so long is gone."""
 
 FAILURES_TO_GIVE_UP = 5
 """If so many trials fail before any other goes well, no new one is started."""
@@ -94,9 +97,12 @@ class _Worker:
         return Path(self.sweep.config_dir) if self.sweep.config_dir else None
 
     def go_on(self) -> bool:
-        """Whether the sweep that started this worker still runs, as far as this machine can tell."""
+        """Whether the start of the sweep that this worker belongs to still runs."""
         pid, host = self.sweep.parent
-        return host != socket.gethostname() or alive(pid)
+        if host == socket.gethostname():
+            return alive(pid)
+        patience = max(self.sweep.lease_seconds, PARENT_SECONDS)
+        return sweep_goes_on(self.folder, self.sweep.session, patience)
 
     def is_lost(self, owner: Mapping[str, Any]) -> str:
         """Whether another worker is gone."""

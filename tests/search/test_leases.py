@@ -1,9 +1,10 @@
+import json
 import os
 import subprocess
 import sys
 import time
 
-from effnlp.search.leases import lease, whether_lost
+from effnlp.search.leases import lease, sweep_goes_on, whether_lost
 
 
 def owner(token="a", host="here", pid=None):
@@ -46,3 +47,23 @@ def test_looking_leaves_nothing_behind(tmp_path):
         whether_lost(tmp_path, owner(), 60, "elsewhere")
         assert [path.name for path in (tmp_path / "leases").iterdir()] == ["a"]
     assert list((tmp_path / "leases").iterdir()) == []
+
+
+def test_workers_elsewhere_end_when_the_parent_is_silent_or_a_later_start_has_begun(tmp_path):
+    def is_now(session):
+        (tmp_path / "sweep.json").write_text(json.dumps({"session": session}))
+
+    assert sweep_goes_on(tmp_path, "first", 60)  # nothing can be told
+    (tmp_path / "leases").mkdir()
+    (tmp_path / "starts").mkdir()
+    account = tmp_path / "starts" / "first.json"
+    account.touch()
+    is_now("first")
+    assert sweep_goes_on(tmp_path, "first", 60)
+    an_hour_ago = account.stat().st_mtime - 3600
+    os.utime(account, (an_hour_ago, an_hour_ago))
+    assert not sweep_goes_on(tmp_path, "first", 60)
+    account.touch()
+    assert sweep_goes_on(tmp_path, "first", 60)
+    is_now("second")
+    assert not sweep_goes_on(tmp_path, "first", 60)
