@@ -1,5 +1,6 @@
 """Sweeps as jobs of a real SLURM cluster of one node, which is preempted; and as submitit runs them without one."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,10 +12,12 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
+from effnlp.hardware.affinity import allowed_cpus
 from effnlp.record import Record
-from effnlp.search.attributes import ATTEMPTS, slots
+from effnlp.search.attributes import ATTEMPTS, OWNER, slots
 from effnlp.search.state import Sweep, open_study, verify
 
 pytestmark = pytest.mark.slow
@@ -173,11 +176,29 @@ def ended_well(folder, trials):
     return taken
 
 
-def test_a_sweep_runs_as_submitit_starts_jobs_on_this_machine(start, tmp_path):
-    process = start("slurm_here", "model.width=2,4,8,16", "search.trials=3", "trainer.epochs=3")
+def affinities(folder):
+    """The CPUs of each worker that runs a trial, by its process."""
+    if not (folder / "study.journal").exists():
+        return {}
+    found = {}
+    for trial in state(folder)[2].values():
+        if owner := trial.user_attrs.get(OWNER):
+            with contextlib.suppress(psutil.Error):
+                found[owner["pid"]] = tuple(psutil.Process(owner["pid"]).cpu_affinity())
+    return found
+
+
+def test_a_sweep_runs_as_submitit_starts_jobs_on_this_machine_each_on_cpus_of_its_own(start, tmp_path):
+    folder = tmp_path / "multirun" / "s"
+    process = start("slurm_here", "model.width=2,4,8,16", "search.trials=3", "trainer.epochs=20")
+    both = wait_until(lambda: len(found := affinities(folder)) == 2 and found, process=process)
     said, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, said
-    ended_well(tmp_path / "multirun" / "s", 3)
+    ended_well(folder, 3)
+    if len(allowed_cpus()) > 1:
+        first, second = both.values()
+        assert len(first) == len(second) == 1
+        assert first != second
 
 
 def running_jobs(slurm):
