@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
 from effnlp.compose import Composer, ConfigError, hydra_context
+from effnlp.hardware.affinity import allowed_cpus
 from effnlp.legality import IllegalCombinationError, check
 from effnlp.menu import conf_dir, config_folders
 from effnlp.record import write_atomically
@@ -98,7 +99,7 @@ def specify(config: DictConfig, overrides: Sequence[str], config_dir: Path | Non
         first=first,
         trials=search["trials"],
         workers=workers,
-        threads=search["threads"] or max(1, (os.cpu_count() or 1) // workers),
+        threads=search["threads"] or max(1, len(allowed_cpus()) // workers),
         seeds=search["seeds"],
         seed=search["seed"],
         sampler=search["sampler"],
