@@ -34,7 +34,7 @@ from effnlp.search.attributes import (
     rungs_of,
     slots,
 )
-from effnlp.search.early_stopping.halving import Decision, SuccessiveHalving
+from effnlp.search.early_stopping.halving import Decision, SuccessiveHalving, quota
 from effnlp.search.pareto import oriented
 from effnlp.search.rungs import Rung, Verdict, Word
 
@@ -148,6 +148,7 @@ class Ledger:
     inside: Callable[[Mapping[str, float]], bool] = anywhere
     checkpoints_at_most: int | None = None
     _at_rungs: dict[str, str] = field(init=False)
+    _shown: dict[int, dict[int, "Entry"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._at_rungs = rung_objectives(self.objectives)
@@ -255,7 +256,13 @@ class Ledger:
         decision = field_.decide(self.halving, slot)
         sentence = field_.sentence(slot, decision, rung, len(self.halving.levels))
         word: Word
-        if decision.goes_on and self._pauses and not self._is_first_in_line(taken, slot, rung):
+        passes = self.halving.passes(rung, slot)
+        if passes:
+            word, sentence = (
+                "continue",
+                f"{sentence}; as every {_nth(self.halving.passes_every)} trial it passes",
+            )
+        elif decision.goes_on and self._pauses and not self._is_first_in_line(taken, slot, rung):
             word, sentence = "pause", f"{sentence}; others that are higher up come before it"
         else:
             word = "continue" if decision.goes_on else "pause" if self._pauses else "stop"
@@ -268,15 +275,16 @@ class Ledger:
         return Verdict(word, sentence)
 
     def _field(self, taken: Mapping[int, FrozenTrial], rung: int) -> "Field":
-        records = {}
-        for slot, trial in sorted(taken.items()):
-            shown = trial.user_attrs.get(f"{RUNG}{rung}")
-            if shown is None or trial.state == TrialState.FAIL:
-                continue
-            known = {**shown["cost"], **shown["values"]}
-            if all(math.isfinite(known.get(key, math.nan)) for key in self._at_rungs):
-                records[slot] = known
-        return Field(records, self._at_rungs, self.inside)
+        """All that competes at a rung. What a trial showed does not change, and is read once."""
+        name, known = f"{RUNG}{rung}", self._shown.setdefault(rung, {})
+        entries = []
+        for slot, trial in taken.items():
+            entry = known.get(slot)
+            if entry is None and (shown := trial.user_attrs.get(name)) is not None:
+                entry = known[slot] = Entry.of(slot, shown, self._at_rungs, self.inside)
+            if entry is not None and entry.competes and trial.state != TrialState.FAIL:
+                entries.append(entry)
+        return Field(entries, self._at_rungs)
 
     # The promotion variant
 
@@ -307,11 +315,7 @@ class Ledger:
     ) -> "tuple[int, int, Decision, Field] | None":
         if not self._pauses:
             return None
-        paused: dict[int, list[int]] = {}
-        for slot, trial in taken.items():
-            rung = _attrs(trial).get(PAUSED)
-            if trial.state == TrialState.RUNNING and rung is not None and not _dropped(trial):
-                paused.setdefault(rung, []).append(slot)
+        paused = self._waiting(taken)
         if also:
             paused.setdefault(also[1], []).append(also[0])
         for rung in sorted(paused, reverse=True):
@@ -330,22 +334,31 @@ class Ledger:
             return []
         taken = slots(self.study)
         coming = max(0, self.trials - len(taken))
-        gone, kept = [], []
-        for slot, trial in sorted(taken.items()):
-            rung = _attrs(trial).get(PAUSED)
-            if trial.state != TrialState.RUNNING or rung is None or _dropped(trial):
-                continue
+        gone: list[int] = []
+        kept: list[tuple[int, int, int]] = []
+        for rung, waiting in self._waiting(taken).items():
             field_ = self._field(taken, rung)
-            below = sum(1 for t in taken.values() if self._may_reach(t, rung))
-            if not field_.may_still_go_on(self._halving, slot, len(field_.slots) + below + coming):
-                gone.append(slot)
-            else:
-                kept.append((rung, -field_.decide(self._halving, slot).position, slot))
+            below = sum(self._may_reach(trial, rung) for trial in taken.values())
+            at_most = len(field_.entries) + below + coming
+            hopeless = field_.without_future(self._halving, waiting, at_most)
+            gone += hopeless
+            kept += [(rung, 0, slot) for slot in waiting if slot not in hopeless]
         if self.checkpoints_at_most is not None and len(kept) > self.checkpoints_at_most:
-            gone += [slot for *_, slot in sorted(kept)[: len(kept) - self.checkpoints_at_most]]
+            places = {rung: self._field(taken, rung).positions(self._halving) for rung, *_ in kept}
+            ordered = sorted((rung, -places[rung][slot], slot) for rung, _, slot in kept)
+            gone += [slot for *_, slot in ordered[: len(kept) - self.checkpoints_at_most]]
         for slot in gone:
             self._set(taken[slot], DROPPED, True)
         return gone
+
+    def _waiting(self, taken: Mapping[int, FrozenTrial]) -> dict[int, list[int]]:
+        """Rung to the slots of the trials that are paused there and still have their checkpoint."""
+        found: dict[int, list[int]] = {}
+        for slot, trial in taken.items():
+            rung = trial.user_attrs.get(PAUSED)
+            if rung is not None and trial.state == TrialState.RUNNING and not trial.user_attrs.get(DROPPED):
+                found.setdefault(rung, []).append(slot)
+        return found
 
     def _may_reach(self, trial: FrozenTrial, rung: int) -> bool:
         """Whether a trial that was started is not in the rung yet and may come there."""
@@ -424,32 +437,74 @@ class Ledger:
         self.study._storage.set_trial_user_attr(trial._trial_id, key, value)
 
 
-@dataclass
+@dataclass(frozen=True)
+class Entry:
+    """What one trial showed at a rung.
+
+    Attributes:
+        known: Record keys to values, of cost and quality.
+        row: The values of the objectives that rungs look at.
+        inside: Whether it is of any use: within the reference point and the constraints.
+        competes: Whether all objectives are there and finite.
+    """
+
+    slot: int
+    known: Mapping[str, float]
+    row: tuple[float, ...]
+    inside: bool
+    competes: bool
+
+    @classmethod
+    def of(
+        cls, slot: int, shown: Mapping[str, Any], objectives: Mapping[str, str],
+        is_inside: Callable[[Mapping[str, float]], bool],
+    ) -> "Entry":  # fmt: skip
+        """From the attribute of a trial."""
+        known = {**shown["cost"], **shown["values"]}
+        row = tuple(float(known.get(key, math.nan)) for key in objectives)
+        competes = all(map(math.isfinite, row))
+        return cls(slot, known, row, competes and is_inside(known), competes)
+
+
 class Field:
-    """All records of one rung: who competes there."""
+    """All records of one rung: who competes there.
 
-    records: dict[int, dict[str, float]]
-    objectives: dict[str, str]
-    is_inside: Callable[[Mapping[str, float]], bool]
+    Args:
+        entries: By rising slot.
+        objectives: Record key to direction.
+    """
 
-    def __post_init__(self) -> None:
-        self.slots = list(self.records)
-        rows = [[known[key] for key in self.objectives] for known in self.records.values()]
-        shaped = np.array(rows, dtype=float).reshape(len(rows), len(self.objectives))
-        self.values = oriented(shaped, list(self.objectives.values()))
-        self.inside = np.array([self.is_inside(known) for known in self.records.values()], dtype=bool)
+    def __init__(self, entries: Sequence[Entry], objectives: Mapping[str, str]) -> None:
+        self.entries, self.objectives = entries, objectives
+        self.slots = [entry.slot for entry in entries]
+        rows = np.array([entry.row for entry in entries], dtype=float)
+        self.values = oriented(rows.reshape(len(entries), len(objectives)), list(objectives.values()))
+        self.inside = np.array([entry.inside for entry in entries], dtype=bool)
+        self.numbers = np.array(self.slots)
 
     def going_on(self, halving: SuccessiveHalving) -> list[int]:
         """Slots within the quota, the first first."""
-        return [self.slots[i] for i in halving.going_on(self.values, self.inside, np.array(self.slots))]
+        return [self.slots[i] for i in halving.going_on(self.values, self.inside, self.numbers)]
+
+    def positions(self, halving: SuccessiveHalving) -> dict[int, int]:
+        """Slot to how many records are before it."""
+        found = halving.positions(self.values, self.inside, self.numbers)
+        return dict(zip(self.slots, found.tolist(), strict=True))
 
     def decide(self, halving: SuccessiveHalving, slot: int) -> Decision:
         """Whether the trial goes on among all records here."""
-        return halving.decide(self.values, self.slots.index(slot), self.inside, np.array(self.slots))
+        return halving.decide(self.values, self.slots.index(slot), self.inside, self.numbers)
 
-    def may_still_go_on(self, halving: SuccessiveHalving, slot: int, at_most: int) -> bool:
-        """Whether it could be among those that go on when at most so many records are here."""
-        return halving.may_still_go_on(self.values, self.slots.index(slot), at_most, self.inside)
+    def without_future(self, halving: SuccessiveHalving, waiting: Sequence[int], at_most: int) -> list[int]:
+        """Slots among those waiting that cannot go on whatever comes, when at most so many records are here."""
+        if len(self.slots) <= quota(at_most, halving.reduction_factor) and self.inside.all():
+            return []
+        place = {slot: index for index, slot in enumerate(self.slots)}
+        return [
+            slot
+            for slot in waiting
+            if not halving.may_still_go_on(self.values, place[slot], at_most, self.inside)
+        ]
 
     def entry(self, word: str, decision: Decision, sentence: str) -> dict[str, Any]:
         """What is written down of a decision: all that is needed to take it again."""
@@ -468,7 +523,7 @@ class Field:
         if decision.goes_on or decision.beaten_by is None:
             return f"{place}, {room}"
         other = self.slots[decision.beaten_by]
-        mine, theirs = self.records[slot], self.records[other]
+        mine, theirs = self.entries[self.slots.index(slot)].known, self.entries[decision.beaten_by].known
         better = [
             f"{key} {theirs[key]:.4g} against {mine[key]:.4g}"
             for key, direction in self.objectives.items()
@@ -506,14 +561,14 @@ def replay(study: optuna.Study, rules_of: Callable[[Mapping[str, Any]], Rules]) 
                 wrong.append(f"trial {slot:03d} {name}: no records of {missing or [slot]}")
                 continue
             rules = rules_of(entry)
-            shown = {n: taken[n].user_attrs[f"{RUNG}{rung}"] for n in saw}
-            records = {n: {**record["cost"], **record["values"]} for n, record in shown.items()}
-            again = Field(records, rung_objectives(rules.objectives), rules.inside).decide(
-                rules.halving, slot
-            )
+            at_rungs = rung_objectives(rules.objectives)
+            shown = [(n, taken[n].user_attrs[f"{RUNG}{rung}"]) for n in saw]
+            entries = [Entry.of(n, what, at_rungs, rules.inside) for n, what in shown]
+            again = Field(entries, at_rungs).decide(rules.halving, slot)
             was = (entry["position"], entry["of"], entry["quota"])
             # A trial within the quota may be paused all the same, where others come before it.
-            agrees = {"continue": again.goes_on, "stop": not again.goes_on, "pause": True}[entry["verdict"]]
+            goes_on = again.goes_on or rules.halving.passes(rung, slot)
+            agrees = {"continue": goes_on, "stop": not goes_on, "pause": True}[entry["verdict"]]
             if (again.position, again.of, again.quota) != was or not agrees:
                 wrong.append(f"trial {slot:03d} {name}: was {was} {entry['verdict']}, comes out as {again}")
     return wrong
@@ -531,5 +586,5 @@ def _attrs(trial: FrozenTrial) -> dict[str, Any]:
     return {key: value for key, value in trial.user_attrs.items() if value is not None}
 
 
-def _dropped(trial: FrozenTrial) -> bool:
-    return bool(trial.user_attrs.get(DROPPED))
+def _nth(number: int | None) -> str:
+    return {2: "second", 3: "third"}.get(number or 0, f"{number}th")

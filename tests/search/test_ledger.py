@@ -26,7 +26,7 @@ from effnlp.search.ledger import WAIT, Job, Ledger, Owner, Rules, replay, rung_o
 from effnlp.search.rungs import Rung
 
 OBJECTIVES = {"val/accuracy": "maximize", "model/bytes": "minimize"}
-HALVING = moasha(reduction_factor=3, min_resource=1, max_resource=9)
+HALVING = moasha(reduction_factor=3, min_resource=1, max_resource=9, passes_every=None)
 PROMOTION = replace(HALVING, variant="promotion")
 
 
@@ -219,6 +219,21 @@ def test_what_is_beyond_the_reference_never_goes_on(ledger):
     assert one.report(good, show(0, 0.7, 50), 1.0).word == "continue"
 
 
+@pytest.mark.parametrize("halving", [HALVING, PROMOTION], ids=["stopping", "promotion"])
+def test_every_third_trial_passes_the_first_rung_and_no_other_and_counts_there(ledger, study, halving):
+    one = ledger(halving=replace(halving, passes_every=3))
+    jobs = [one.take(0.0) for _ in range(7)]
+    words = [one.report(job, show(0, 0.9 - 0.1 * job.slot, 10 + job.slot), 1.0).word for job in jobs]
+    other = "stop" if halving is HALVING else "pause"
+    assert words == ["continue", other, other, "continue", other, other, "continue"]
+    assert slots(study)[6].user_attrs[f"{DECISION}0"]["of"] == 7
+    assert "as every third trial it passes" in slots(study)[6].user_attrs[f"{DECISION}0"]["sentence"]
+    assert one.report(jobs[0], show(1, 0.9, 10), 2.0).word == "continue"
+    assert one.report(jobs[3], show(1, 0.6, 13), 2.0).word == other
+    assert replay(study, lambda _: Rules(OBJECTIVES, one.halving)) == []
+    assert replay(study, lambda _: Rules(OBJECTIVES, halving)) != []
+
+
 # The promotion variant
 
 
@@ -335,5 +350,5 @@ def test_at_the_end_no_checkpoint_is_kept_that_nothing_can_promote(ledger, study
     for slot in order:
         trial = slots(study)[slot]
         field = ledgers[0]._field(slots(study), trial.user_attrs[PAUSED])
-        could = field.may_still_go_on(PROMOTION, slot, len(field.slots))
-        assert could or trial.user_attrs.get(DROPPED)
+        hopeless = field.without_future(PROMOTION, [slot], len(field.slots))
+        assert not hopeless or trial.user_attrs.get(DROPPED)

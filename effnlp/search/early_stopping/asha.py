@@ -26,8 +26,12 @@ def always_preceding(values: np.ndarray, item: int) -> np.ndarray:
 
 
 def asha(
-    variant: str = "stopping", reduction_factor: int = 3, min_resource: int = 1, max_resource: int = 9
+    variant: str = "stopping",
+    reduction_factor: int = 3,
+    min_resource: int = 1,
+    max_resource: int = 9,
+    passes_every: int | None = None,
 ) -> SuccessiveHalving:
     """Halving by the first objective; the settings are those of :class:`SuccessiveHalving`."""
     rule = Rule(preceding, positions, always_preceding)
-    return SuccessiveHalving(variant, reduction_factor, min_resource, max_resource, rule)
+    return SuccessiveHalving(variant, reduction_factor, min_resource, max_resource, rule, passes_every)

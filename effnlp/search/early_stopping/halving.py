@@ -89,6 +89,9 @@ class SuccessiveHalving:
         min_resource: Level of the first rung.
         max_resource: R in the papers: the level at which a trial is finished.
         rule: How records are ordered.
+        passes_every: Every so many-th trial passes the first rung whatever it shows, as in a second bracket of
+            Hyperband (Li et al. 2018, https://arxiv.org/abs/1603.06560): a hedge where first looks mislead. Its
+            record competes there all the same. None: no trial does.
 
     Raises:
         ValueError: If a setting is not what it must be.
@@ -99,6 +102,7 @@ class SuccessiveHalving:
     min_resource: int
     max_resource: int
     rule: Rule
+    passes_every: int | None = None
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
@@ -107,6 +111,9 @@ class SuccessiveHalving:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        every = self.passes_every
+        if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 2):
+            raise ValueError(f"passes_every must be a whole number of at least 2 or null, got {every!r}")
         if self.min_resource >= self.max_resource:
             raise ValueError(
                 f"min_resource must be below max_resource, got {self.min_resource} and {self.max_resource}"
@@ -116,6 +123,10 @@ class SuccessiveHalving:
     def levels(self) -> tuple[int, ...]:
         """Levels of the rungs, ascending; the end, ``max_resource``, is none of them."""
         return levels(self.min_resource, self.max_resource, self.reduction_factor)
+
+    def passes(self, rung: int, number: int) -> bool:
+        """Whether trial ``number`` passes a rung (from 0) whatever it shows there."""
+        return rung == 0 and self.passes_every is not None and number % self.passes_every == 0
 
     def decide(
         self, values: np.ndarray, item: int, inside: np.ndarray | None, numbers: np.ndarray

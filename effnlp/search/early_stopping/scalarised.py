@@ -72,6 +72,7 @@ def scalarised(
     reduction_factor: int = 3,
     min_resource: int = 1,
     max_resource: int = 9,
+    passes_every: int | None = None,
 ) -> SuccessiveHalving:
     """Halving by random weights; ``seed`` is that of the weights, the others those of :class:`SuccessiveHalving`.
 
@@ -81,4 +82,4 @@ def scalarised(
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}")
     rule = Rule(partial(preceding, seed=seed), partial(positions, seed=seed), always_preceding)
-    return SuccessiveHalving(variant, reduction_factor, min_resource, max_resource, rule)
+    return SuccessiveHalving(variant, reduction_factor, min_resource, max_resource, rule, passes_every)
