@@ -7,7 +7,7 @@ from optuna.trial import TrialState
 
 from effnlp.compose import ConfigError
 from effnlp.record import Record
-from effnlp.search.attributes import REASON, REJECTED
+from effnlp.search.attributes import ATTEMPTS, REASON, REJECTED
 from effnlp.search.state import Sweep, frontier_slots, trial_folder
 
 WIDTHS = "model.width=2,4,8,16"
@@ -197,18 +197,33 @@ def test_a_space_without_a_legal_point_is_refused_before_anything_runs(sweep_her
     assert in_this_process == []
 
 
-def test_a_trial_whose_process_dies_is_failed_and_the_others_go_on(sweep_here, monkeypatch):
+@pytest.fixture
+def kill_the_first(in_this_process, monkeypatch):
+    """The process of trial 000 dies each time; how often it was tried."""
     from effnlp.search import worker
+    from effnlp.search.children import Ended
 
-    original = worker.call_in_child
+    original, tried = worker.call_in_child, []
 
-    def kill_the_first(processes, function, arguments, go_on):
+    def call(processes, function, arguments, *rest):
         if function.__name__ == "run_trial" and arguments[1].name == "000":
-            return -9
-        return original(processes, function, arguments, go_on)
+            tried.append(arguments)
+            return Ended(-9)
+        return original(processes, function, arguments, *rest)
 
-    monkeypatch.setattr(worker, "call_in_child", kill_the_first)
-    sweep = sweep_here(WIDTHS, trials=3)
+    monkeypatch.setattr(worker, "call_in_child", call)
+    return tried
+
+
+def test_a_trial_whose_process_dies_is_tried_again_so_often_and_no_more(sweep_here, kill_the_first):
+    sweep = sweep_here(WIDTHS, "search.retries=2", trials=2)
+    assert len(kill_the_first) == 3
+    assert [entry["how"] for entry in sweep.slots[0].user_attrs[ATTEMPTS]] == ["killed"] * 2
+    assert states(sweep) == [TrialState.FAIL, TrialState.COMPLETE]
+
+
+def test_a_trial_whose_process_dies_is_failed_and_the_others_go_on(sweep_here, kill_the_first):
+    sweep = sweep_here(WIDTHS, "search.retries=0", trials=3)
     assert states(sweep) == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
     killed = record(sweep, 0)
     assert (killed.status, killed.reason) == ("failed", "killed")
@@ -217,14 +232,16 @@ def test_a_trial_whose_process_dies_is_failed_and_the_others_go_on(sweep_here, m
 
 def test_a_trial_left_by_an_interrupted_sweep_is_taken_up_in_its_slot(sweep_here, monkeypatch):
     from effnlp.search import worker
+    from effnlp.search.children import Ended
 
     original = worker.call_in_child
     with monkeypatch.context() as patched:
         calls = []
 
-        def stop_in_the_second(processes, function, arguments, go_on):
+        def stop_in_the_second(processes, function, arguments, *rest):
             calls.append(arguments)
-            return None if len(calls) == 2 else original(processes, function, arguments, go_on)
+            stops = len(calls) == 2
+            return Ended(None, "stopped") if stops else original(processes, function, arguments, *rest)
 
         patched.setattr(worker, "call_in_child", stop_in_the_second)
         with pytest.raises(KeyboardInterrupt):
