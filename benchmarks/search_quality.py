@@ -105,6 +105,10 @@ class PeerHalving:
         """Those of the defaults."""
         return levels(1, self.max_resource, self.reduction_factor)
 
+    def passes(self, rung: int, number: int) -> bool:
+        """Nobody passes unasked."""
+        return False
+
     def decide(self, values: np.ndarray, item: int, inside: Any, numbers: np.ndarray) -> Decision:
         """Whether the trial goes on. Of the other records the peer knows what it was told itself."""
         number = int(numbers[item])
