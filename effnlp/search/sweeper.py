@@ -146,7 +146,7 @@ def advise(spec: Sweep) -> list[str]:
     if sampler in LEARNS_ONLY_FROM_FINISHED:
         lines.append(
             f"{sampler.rpartition('.')[2]} learns only from finished trials, and early stopping leaves few: "
-            "search/sampler=random or search/early_stopping=none goes better with it"
+            "search/sampler=quasi_random or search/early_stopping=none goes better with it"
         )
     return lines
 
