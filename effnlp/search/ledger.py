@@ -392,11 +392,18 @@ class Ledger:
         self._end(trial, TrialState.FAIL, f"{reason}: {message}")
         return "failed"
 
-    def release(self, job: Job) -> None:
-        """Give a trial back that could not be begun or was interrupted in order: whoever is next takes it up."""
+    def release(self, job: Job, why: str | None = None, now: float = 0.0) -> None:
+        """Give a trial back that could not be begun or was interrupted in order: whoever is next takes it up.
+
+        Args:
+            why: For its history, if it was begun.
+        """
         trial = self._owned(job)
-        if trial is not None:
-            self._set(trial, OWNER, None)
+        if trial is None:
+            return
+        if why is not None:
+            self._note_attempt(trial, "stopped", why, self.owner.worker, now)
+        self._set(trial, OWNER, None)
 
     def charge(self, job: Job, cost: Mapping[str, float]) -> None:
         """Note what a trial cost that was stopped or paused."""

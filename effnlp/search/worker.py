@@ -143,7 +143,7 @@ class _Worker:
                     self._run_job(ledger, job)
                 except BaseException:
                     with contextlib.suppress(Exception), self.alone():
-                        ledger.release(job)
+                        ledger.release(job, "the sweep was stopped", time.time())
                     raise
 
     def _closed(self) -> str | None:
