@@ -135,11 +135,11 @@ def test_the_settings_that_the_document_names_are_there(installed):
 def test_a_launcher_whose_package_is_missing_says_what_to_install():
     with hydra_context():
         said = explain("Could not find 'hydra/launcher/ray'", ["hydra/launcher=ray_cluster"], [conf_dir()])
-        other = explain("Could not find 'hydra/launcher/rai'", ["hydra/launcher=rai"], [conf_dir()])
+        other = explain("Could not find 'hydra/launcher/slurn'", ["hydra/launcher=slurn"], [conf_dir()])
     assert said == (
         "hydra/launcher=ray_cluster builds on 'ray', which is not there: pip install 'effnlp[ray]'"
     )
-    assert other.startswith("hydra/launcher has no choice 'rai'; did you mean")
+    assert other.startswith("hydra/launcher has no choice 'slurn'; did you mean")
 
 
 def test_workers_get_the_whole_path_of_the_folder_whatever_is_in_its_name(tmp_path, monkeypatch):
