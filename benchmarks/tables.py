@@ -141,6 +141,12 @@ def search_quality_table(result: Mapping[str, Any]) -> Table:
     return Table(["problem", "method", *header], rows)
 
 
+def resume_table(result: Mapping[str, Any]) -> Table:
+    """One row a kind of folder."""
+    rows = [[kind, f"{spread(found)} s"] for kind, found in result["seconds"].items()]
+    return Table(["a sweep with", "until its next trial starts"], rows)
+
+
 def sweep_overhead_table(result: Mapping[str, Any]) -> Table:
     """One row a kind of sweep."""
     rows = [
@@ -157,6 +163,7 @@ def sweep_overhead_table(result: Mapping[str, Any]) -> Table:
 
 TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
     "int8_linear": int8_linear_table,
+    "resume": resume_table,
     "rung_decision": rung_decision_table,
     "search_quality": search_quality_table,
     "startup": startup_table,
