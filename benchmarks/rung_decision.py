@@ -4,7 +4,8 @@
 
 The records are random points (uniform, in no order), or all of them in one front, which is the worst case: the
 front is then spread out until the trial's own record is reached. Each turn decides on another record. *All*
-finds everyone within the quota, as a free worker does that looks for a paused trial to promote. Target: a
+finds everyone within the quota, as a free worker does that looks for a paused trial to promote. *Ledger* is the whole
+of it, in a study of so many trials in memory: the record is written, all others are read, the decision is written. Target: a
 decision by MO-ASHA among random records in less than 50 ms.
 """
 
@@ -49,6 +50,40 @@ def one_front(objectives: int) -> np.ndarray:
 KINDS = {"random": random_records, "one front": one_front}
 
 
+def through_the_ledger(values: np.ndarray, rounds: int) -> list[float]:
+    """Seconds of each of some reports to a ledger whose study has the records."""
+    import optuna
+
+    from effnlp.search.attributes import RUNG, SLOT
+    from effnlp.search.ledger import Job, Ledger, Owner
+    from effnlp.search.rungs import Rung
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    objectives = dict.fromkeys([f"model/{i}" for i in range(values.shape[1])], "minimize")
+    study = optuna.create_study(
+        directions=list(objectives.values()), sampler=optuna.samplers.RandomSampler(seed=0)
+    )
+    for slot, row in enumerate(values.tolist()):
+        shown = {"values": dict(zip(objectives, row, strict=True)), "cost": {}}
+        state = optuna.trial.TrialState.PRUNED
+        study.add_trial(optuna.trial.create_trial(state=state, user_attrs={SLOT: slot, f"{RUNG}0": shown}))
+
+    def propose(study: optuna.Study, taken: object) -> tuple[optuna.Trial, list[str], str]:
+        trial = study.ask()
+        return trial, [], str(trial.number)
+
+    ledger = Ledger(study, objectives, moasha(), propose, 2 * RECORDS, Owner("s", 0, "s"))
+    seconds = []
+    for row in np.random.default_rng(2).random((rounds + 1, values.shape[1])).tolist():
+        job = ledger.take(0.0)
+        assert isinstance(job, Job)
+        rung = Rung(0, 1, 1, 9, dict(zip(objectives, row, strict=True)), {})
+        start = time.perf_counter()
+        ledger.report(job, rung, 0.0)
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]  # the first reads all records
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(
@@ -68,6 +103,9 @@ def main() -> None:
                 call(values, item)
                 if turn:  # the first warms up
                     seconds[rung][name].append(time.perf_counter() - start)
+    for (kind, m), values in rungs.items():
+        if kind == "random":
+            seconds[kind, m]["ledger"] = through_the_ledger(values, options.rounds)
     publish(
         "rung_decision",
         {

@@ -86,11 +86,14 @@ def int8_linear_table(result: Mapping[str, Any]) -> Table:
 
 def rung_decision_table(result: Mapping[str, Any]) -> Table:
     """One row a rung, in milliseconds."""
-    names = list(result["rungs"][0]["seconds"])
+    names = list(dict.fromkeys(name for rung in result["rungs"] for name in rung["seconds"]))
     rows = [
         [
             f"{rung['kind']}, {rung['objectives']} objectives",
-            *(spread(rung["seconds"][name], 1, scale=1e3) for name in names),
+            *(
+                spread(rung["seconds"][name], 1, scale=1e3) if name in rung["seconds"] else ""
+                for name in names
+            ),
         ]
         for rung in result["rungs"]
     ]
