@@ -5,8 +5,8 @@
 The records are random points (uniform, in no order), or all of them in one front, which is the worst case: the
 front is then spread out until the trial's own record is reached. Each turn decides on another record. *All*
 finds everyone within the quota, as a free worker does that looks for a paused trial to promote. *Ledger* is the whole
-of it, in a study of so many trials in memory: the record is written, all others are read, the decision is written. Target: a
-decision by MO-ASHA among random records in less than 50 ms.
+of it, in a study of so many trials in memory: the record is written, all others are read, the decision is written.
+Target: a decision by MO-ASHA among random records in less than 50 ms.
 """
 
 import argparse
