@@ -116,7 +116,9 @@ def specify(config: DictConfig, overrides: Sequence[str], config_dir: Path | Non
         storage=str(search["storage"]),
         retries=search["retries"],
         time_limit_seconds=search["time_limit_seconds"],
-        memory_limit_bytes=search["memory_limit_bytes"],
+        memory_limit_bytes=None
+        if search["memory_limit_bytes"] is None
+        else int(search["memory_limit_bytes"]),
         lease_seconds=float(search["lease_seconds"] or 60.0),
         checkpoints_at_most=search["checkpoints_at_most"],
     )

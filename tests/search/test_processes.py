@@ -232,7 +232,7 @@ def test_what_a_trial_prints_stays_in_its_log(start, tmp_path):
     group.mkdir(parents=True)
     (group / "noisy.yaml").write_text("_target_: noisy.noisy\n_partial_: true\n")
     process = start(
-        "--config-dir", str(tmp_path / "mine"), "compression/pruning=noisy", "trainer.epochs=2",
+        "compression/pruning=noisy", "trainer.epochs=2", "--config-dir", str(tmp_path / "mine"),
         env={"PYTHONPATH": str(package)},
     )  # fmt: skip
     said, failures = process.communicate(timeout=PATIENCE_SECONDS)
