@@ -30,7 +30,13 @@ from tables import HERE, publish
 TRIALS, WORKERS = 40, 2
 SHORTEST_SECONDS, LONGEST_SECONDS = 1.0, 10.0
 PEER = HERE.parent / ".cache" / "sweep_overhead"
-PEER_PACKAGES = ["hydra-optuna-sweeper==1.3.0", "hydra-joblib-launcher==1.2.0", "setuptools<81"]
+PEER_PACKAGES = [
+    "hydra-optuna-sweeper==1.3.0",
+    "hydra-core==1.3.8",
+    "omegaconf==2.3.1",
+    "hydra-joblib-launcher==1.2.0",
+    "setuptools<81",
+]
 VARIANTS = {
     "does nothing": ("search/early_stopping=none", 0.0),
     "no early stopping": ("search/early_stopping=none", 1.0),
@@ -160,7 +166,7 @@ import hydra
 sys.path.insert(0, os.environ["HERE"])
 from sweep_overhead import length_seconds
 
-@hydra.main(version_base=None, config_path=None)
+@hydra.main(version_base=None, config_path=".", config_name="app")
 def main(config):
     seconds = float(os.environ["SCALE"]) * length_seconds(str(config.x))
     start = time.time()
@@ -182,12 +188,13 @@ def peer(scale: float) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "app.py").write_text(PEER_APP)
+        (folder / "app.yaml").write_text("x: 0.5\n")
         environment = {
             **os.environ, "HERE": str(HERE), "SCALE": str(scale), "SLEPT": str(folder / "slept"),
         }  # fmt: skip
         subprocess.run(
-            [str(python), "app.py", "-m", "+x=interval(0,1)", "hydra/sweeper=optuna", "hydra/launcher=joblib",
-             "hydra/sweeper/sampler=random", f"hydra.sweeper.n_trials={TRIALS}", f"hydra.sweeper.n_jobs={WORKERS}",
+            [str(python), "app.py", "-m", "x=interval(0,1)", "hydra/sweeper=optuna", "hydra/launcher=joblib",
+             f"hydra.sweeper.n_trials={TRIALS}", f"hydra.sweeper.n_jobs={WORKERS}",
              f"hydra.launcher.n_jobs={WORKERS}"],
             cwd=folder, env=environment, check=True, capture_output=True,
         )  # fmt: skip
