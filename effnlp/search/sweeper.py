@@ -90,6 +90,9 @@ def specify(config: DictConfig, overrides: Sequence[str], config_dir: Path | Non
     parse_constraints(search["constraints"])
     workers = min(search["workers"], search["trials"])
     early_stopping = search["early_stopping"]
+    is_typed = any(override.startswith("search/early_stopping=") for override in overrides)
+    if search["space"].get("early_stopping") is False and not is_typed:
+        early_stopping = None
     spec = Sweep(
         name=str(search["name"]),
         command=list(overrides),
