@@ -329,16 +329,21 @@ class _Worker:
         ended = self._trial_in_child(overrides, folder)
         if ended.why == "stopped":
             raise KeyboardInterrupt
-        if ended.code == BUSY:
+        if ended.code == BUSY:  # it is given back: the claim of a process that is gone would keep it for ever
+            (folder / "claim.json").unlink(missing_ok=True)
             time.sleep(WAIT_FOR_OTHERS_SECONDS)
+            return
         record = _record_in(folder)
         if record is None or record.status != COMPLETED:
             reason, message = _what_went_wrong(ended, record, 0.0, self.sweep)
+            if reason == "disk" or (reason == "error" and is_full(self.folder)):
+                raise DiskFullError(f"trial {number:03d} with seed {replicate}: {message}")
             record = record or Record(status=FAILED, identity={"overrides": overrides})
             record.status, record.reason, record.message = FAILED, reason, message
             record.save(folder)
         with self.alone():
             self.study.set_user_attr(f"{COST}:{number:03d}-s{replicate}", cost_of(record.values))
+            self._forget_models(frontier_slots(self.study, self.sweep.objectives))
         accuracy = record.values.get("val/accuracy")
         outcome = f"val/accuracy {accuracy:.4g}" if accuracy is not None else f"failed: {record.reason}"
         log.info("trial %03d with seed %d  %s", number, replicate, outcome)
