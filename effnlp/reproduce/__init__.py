@@ -1,0 +1,1 @@
+"""Experiments of published papers, run again: their tables beside ours, and claims that a machine checks."""
