@@ -10,10 +10,10 @@ from collections import Counter
 import pytest
 import torch
 
+from effnlp.ending import reason_of
 from effnlp.evaluation.meter import STAGES
 from effnlp.model.storage import Deployed
 from effnlp.record import COMPLETED, FAILED, Events, Record
-from effnlp.run import _reason
 
 MODELS = {
     "full": ["model=backbone"],
@@ -335,7 +335,7 @@ def test_a_signal_while_data_is_prepared_is_an_interruption_too(run_tiny, tmp_pa
 def test_interrupted_in_its_evaluation_a_run_does_not_train_again(run_tiny, tmp_path, monkeypatch):
     whole = run_tiny("model=backbone", folder=tmp_path / "whole")
     with monkeypatch.context() as patched:
-        patched.setattr("effnlp.run.score", lambda *_: raise_interrupt())
+        patched.setattr("effnlp.evaluation.stage.score", lambda *_: raise_interrupt())
         assert run_tiny("model=backbone", folder=tmp_path / "run").reason == "interrupted"
     seen = batches_seen(monkeypatch)
     resumed = run_tiny("model=backbone", folder=tmp_path / "run")
@@ -434,7 +434,7 @@ def test_a_disk_too_full_for_the_record_leaves_the_earlier_one_whole(run_tiny, t
 def test_a_failure_is_called_by_its_reason(error, reason):
     wrapped = RuntimeError("wrapped")
     wrapped.__cause__ = error
-    assert _reason(error) == _reason(wrapped) == reason
+    assert reason_of(error) == reason_of(wrapped) == reason
 
 
 def test_no_more_memory_is_named(run_tiny, monkeypatch):

@@ -146,10 +146,10 @@ def equal(one, other):
 
 @every_model
 def test_a_look_touches_nothing_of_the_training(name, go, monkeypatch):
-    from effnlp.run import _AtRungs
+    from effnlp.at_rungs import AtRungs
 
     looks = []
-    original = _AtRungs.look
+    original = AtRungs.look
 
     def watched(self, training):
         ids = [id(parameter) for parameter in training.model.parameters()]
@@ -165,7 +165,7 @@ def test_a_look_touches_nothing_of_the_training(name, go, monkeypatch):
         torch.rand(3)
         return finished(*arguments)
 
-    monkeypatch.setattr(_AtRungs, "look", watched)
+    monkeypatch.setattr(AtRungs, "look", watched)
     monkeypatch.setattr(method, "preview", drawing)
     search = Search()
     go(*MODELS[name], "trainer.epochs=1", rungs=search.on((1, 3, 6)))
