@@ -60,11 +60,6 @@ class MissingRun:
     command: str | None = None
 
 
-def seed_name(init: int, order: int) -> str:
-    """How a pair of seeds is called: ``"0"`` for (0, 0), ``"0-1"`` for (0, 1)."""
-    return str(init) if init == order else f"{init}-{order}"
-
-
 def make_cells(
     experiment: Experiment,
     layer: Layer,
