@@ -1,0 +1,124 @@
+"""What a result says in sentences: claims and their bounds, and what the reproduction took."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from effnlp.report.units import human
+from effnlp.reproduce.result import VERDICTS, Checked, Finding, Spent
+from effnlp.statistics import LEVEL
+
+LEVEL_IN_WORDS = f"{100 * LEVEL:g} %"
+
+BOUNDS = {
+    "at_least": "at least {}",
+    "at_most": "at most {}",
+    "within": "within ± {}",
+    "within_relative": "within ± {}",
+}
+"""How a bound is said; those that a kind has of its own are said by their names."""
+
+PLACES = ("of", "to", "except")
+"""Arguments that say which cells a claim is about, not when it holds."""
+
+
+def figure(value: float) -> str:
+    """Four significant digits, as in ``1.068``, ``0.0003`` or ``1.2e+09``."""
+    return f"{value:.4g}".replace("e+0", "e+").replace("e-0", "e-")
+
+
+def estimate_in_words(finding: Finding) -> str:
+    """``1.02 (90 % interval 0.98 to 1.06, 3 seeds)``; empty where nothing was computed."""
+    if finding.estimate is None:
+        return ""
+    text = figure(finding.estimate)
+    seeds = f"{finding.n} seeds" if finding.n != 1 else "1 seed"
+    ends = [figure(end) for end in (finding.low, finding.high) if end is not None]
+    if len(ends) == 2 and finding.low != finding.high:
+        return f"{text} ({LEVEL_IN_WORDS} interval {ends[0]} to {ends[1]}{', ' + seeds if finding.n else ''})"
+    return f"{text} ({seeds})" if finding.n else f"{text} (exact)" if ends else text
+
+
+def bounds_in_words(arguments: Mapping[str, Any]) -> str:
+    """``at least 0.97``; the arguments that bound what was found, in the order of the file."""
+    said = []
+    for key, value in arguments.items():
+        if key in PLACES:
+            continue
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        shown = figure(value) if is_number else described(value)
+        if key == "within_relative" and is_number:
+            shown = f"{100 * value:.4g} %"
+        said.append(BOUNDS[key].format(shown) if key in BOUNDS else f"{key.replace('_', ' ')} {shown}")
+    return ", ".join(said)
+
+
+def described(value: Any) -> str:
+    """An argument of a claim as one would write it: ``LoRA, SST-2`` for a cell."""
+    if isinstance(value, Mapping):
+        is_cell = set(value) <= {"row", "column"}
+        return ", ".join(
+            described(part) if is_cell else f"{key} {described(part)}" for key, part in value.items()
+        )
+    if isinstance(value, list | tuple):
+        return ", ".join(described(part) for part in value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def rule_in_words(checked: Checked) -> str:
+    """``ratio of LoRA, SST-2 to full, SST-2: at least 0.97``; empty for a claim that has no rule."""
+    if not checked.kind:
+        return ""
+    between = [f"{key} {described(checked.arguments[key])}" for key in PLACES if key in checked.arguments]
+    bounds = bounds_in_words(checked.arguments)
+    return " ".join([checked.kind.replace("_", " "), *between]) + (f": {bounds}" if bounds else "")
+
+
+def set_in_words(checked: Checked) -> str:
+    """When and by what the bounds were set; empty for claims about counts."""
+    said = [f"bounds frozen on {checked.frozen}"] if checked.frozen else []
+    return "; ".join([*said, *([f"pilot: {checked.pilot}"] if checked.pilot else [])])
+
+
+def counted(claims: Sequence[Checked]) -> str:
+    """``3 hold, 1 fails, 1 undecided``; ``no claims`` for none."""
+    counts = Counter(claim.finding.verdict for claim in claims)
+    return counts_in_words(counts)
+
+
+def counts_in_words(counts: Mapping[str, int]) -> str:
+    """As :func:`counted`, from the number of claims with each verdict."""
+    plural = {"holds": "hold", "fails": "fail"}
+    parts = [
+        f"{counts[verdict]} {verdict if counts[verdict] == 1 else plural.get(verdict, verdict)}"
+        for verdict in VERDICTS
+        if counts.get(verdict)
+    ]
+    return ", ".join(parts) or "no claims"
+
+
+def spent_in_words(spent: Spent) -> str:
+    """``6 runs, of which 4 were there: 12.3 min, 4.10 kJ (measured), 0.5 g CO2e``."""
+    total = spent.runs + spent.reused
+    if not total:
+        return f"no runs; {human('seconds', spent.seconds)}"
+    runs = f"{total} run{'s' if total != 1 else ''}"
+    if spent.reused:
+        runs += (
+            ", all of them there already" if not spent.runs else f", of which {spent.reused} there already"
+        )
+    parts = [f"{human('seconds', spent.run_seconds)} of runs"]
+    if spent.energy_joules is not None:
+        method = f" ({spent.energy_method})" if spent.energy_method else ""
+        parts.append(human("joules", spent.energy_joules) + method)
+    if spent.co2e_grams is not None:
+        parts.append(f"{human('grams', spent.co2e_grams)} CO2e")
+    return f"{runs}: {', '.join(parts)}; this command took {human('seconds', spent.seconds)}"
+
+
+def machine_in_words(machine: Mapping[str, Any]) -> str:
+    """Processor, cores, memory, GPUs."""
+    from effnlp.report.summary import described as told
+
+    return told(machine)
