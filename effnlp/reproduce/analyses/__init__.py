@@ -1,0 +1,1 @@
+"""Figures of experiments that are computed from runs or from stored tables, a module a subject."""
