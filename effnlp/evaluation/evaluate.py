@@ -12,7 +12,7 @@ from effnlp.data.encodings import Encodings
 from effnlp.data.examples import Examples
 from effnlp.evaluation.example_flops import on_device
 from effnlp.evaluation.measured import Measured
-from effnlp.evaluation.scores import Scores
+from effnlp.evaluation.scores import Scores, refuse_language
 from effnlp.evaluation.steps import MeterGauge
 from effnlp.evaluation.subject import Subject
 from effnlp.task.task import Task
@@ -56,10 +56,14 @@ def refuse_sets(settings: Mapping[str, Any], task: Task) -> None:
     (:func:`ask_to_refuse`). Robustness and fairness compare classes.
 
     Raises:
-        ValueError: What one of them says, or if the task has no classes and one of them needs some.
+        ValueError: What one of them says, or if the task has no classes and one of them, or a reference, needs some.
     """
+    if settings.get("reference"):
+        refuse_language("evaluation.reference", task)
     for group in ("quality", *SETS):
         for name, config in settings[group].items():
+            if group in SETS and name != "none":
+                refuse_language(f"evaluation/{group}={name}", task)
             if group in SETS and name != "none" and task.is_regression:
                 raise ValueError(
                     f"evaluation/{group}={name} compares classes, and the labels of task {task.name} are "
@@ -85,6 +89,9 @@ def evaluate_sets(subject: Subject, settings: Mapping[str, Any]) -> Measured:
 
     Returns:
         ``robustness/…`` and ``fairness/…``; ``evaluation/<group>/<choice>/{seconds,flops,energy_joules}``.
+
+    Raises:
+        ValueError: If two choices give the same key.
     """
     values: dict[str, float] = {}
     absent: dict[str, str] = {}
@@ -95,6 +102,8 @@ def evaluate_sets(subject: Subject, settings: Mapping[str, Any]) -> Measured:
             if name == "none":
                 continue
             for part in (found.under(group), price.measured().under(f"evaluation/{group}/{name}")):
+                if twice := sorted(part.values.keys() & values.keys()):
+                    raise ValueError(f"evaluation/{group}={name} gives {twice[0]}, which another choice gave")
                 values |= part.values
                 absent |= part.absent
     return Measured(values, absent)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from effnlp.evaluation.sets import SetSource, check_fit, describe_set, find_set, sets_in
+from effnlp.evaluation.sets import SetSource, check_fit, describe_set, find_set
+from effnlp.task.folder import sets_in
 from effnlp.task.reader import near
 from effnlp.task.task import Task
 

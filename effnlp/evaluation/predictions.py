@@ -16,11 +16,17 @@ FILE = "predictions.npz"
 class Predictions(NamedTuple):
     """Of one split, in the order of the task's table: ``logits`` (N, C) float32 and ``labels`` (N,) int64.
 
-    Where a number is predicted, C is 1 and ``labels`` are floats.
+    Where a number is predicted, C is 1 and ``labels`` are floats. Where next tokens are, C is 2, nats and tokens of
+    each text, and ``labels`` are floats, the bytes of it that were read.
     """
 
     logits: Tensor
     labels: Tensor
+
+    @property
+    def are_of_language(self) -> bool:
+        """Whether they say what texts cost."""
+        return self.labels.is_floating_point() and self.logits.shape[1] == 2
 
 
 def save_predictions(folder: Path, splits: Mapping[str, Predictions]) -> None:

@@ -241,6 +241,8 @@ def exemplars(
 
 def _arrays(predictions: "Predictions", reference: "Predictions") -> tuple[Floats, Floats, NDArray[np.int64]]:
     """Logits (N, C) of both, and the true classes (N,)."""
+    if np.issubdtype(np.asarray(predictions.labels).dtype, np.floating):
+        raise ValueError("a reference is for answers that are one of several classes, got numbers")
     mine, theirs = (np.asarray(each.logits, dtype=np.float64) for each in (predictions, reference))
     if mine.ndim != 2 or mine.shape[1] < 2 or len(mine) == 0:
         raise ValueError(

@@ -1,8 +1,10 @@
-"""What a choice of ``evaluation/quality`` says of the predictions of one split."""
+"""What a choice of ``evaluation/quality`` says of the predictions of one split, and which tasks have none."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from effnlp.task.task import Task
 
 
 @dataclass(frozen=True)
@@ -32,3 +34,19 @@ class Scores:
             return {f"{prefix}/{key}": entry for key, entry in part.items()}
 
         return Scores(placed(self.values), placed(self.absent), placed(self.notes))
+
+
+def refuse_language(choice: str, task: Task) -> None:
+    """Say before the training that there are no answers to look at.
+
+    Args:
+        choice: As a user types it, ``evaluation/quality=classification``.
+
+    Raises:
+        ValueError: If texts are learned, and not labels.
+    """
+    if task.is_language:
+        raise ValueError(
+            f"{choice} looks at answers, and a model that predicts next tokens gives none: leave it out; "
+            "'evaluation/quality=[language]' scores what texts cost"
+        )

@@ -6,7 +6,6 @@ training split, have more columns, or name its labels split by split.
 
 import fnmatch
 import gzip
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from effnlp.task.folder import describe, verify
 from effnlp.task.reader import near, read_table
 from effnlp.task.task import Task
 
@@ -85,11 +85,6 @@ class EvaluationSet:
         return replace(self, table=self.table[keep].reset_index(drop=True), left_out=left_out)
 
 
-def sets_in(root: str) -> list[str]:
-    """Names of the data sets that the folder ``root`` has."""
-    return sorted(path.parent.name for path in Path(root).expanduser().glob("*/dataset.json"))
-
-
 def describe_set(root: str | None, name: str) -> dict[str, Any]:
     """What ``dataset.json`` of a set says.
 
@@ -101,16 +96,7 @@ def describe_set(root: str | None, name: str) -> dict[str, Any]:
         raise ValueError(
             f"the evaluation set {name} is read from a folder of data: set EFFNLP_DATA, or the key root"
         )
-    file = Path(root).expanduser() / name / "dataset.json"
-    if not file.is_file():
-        there = sets_in(root)
-        listed = f"it has {', '.join(there)}" if there else "it has no data set at all"
-        raise FileNotFoundError(f"the data folder {root} has no set {name!r}{near(name, there)}; {listed}")
-    try:
-        described: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: it is not JSON ({error})") from error
-    return described
+    return describe(root, name)
 
 
 def find_set(root: str | None, name: str, split: str) -> SetSource:
@@ -143,12 +129,7 @@ def read_set(root: str | None, name: str, split: str) -> EvaluationSet:
 
 def read_source(source: SetSource) -> EvaluationSet:
     """The rows of a split that was found; raises as :func:`read_set`."""
-    with source.file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != source.description["splits"][source.split]["sha256"]:
-        raise ValueError(
-            f"{source.file} is damaged: its SHA-256 is not the one that dataset.json records; copy it again"
-        )
+    verify(source.file, source.description["splits"][source.split]["sha256"])
     table = read_table(source.file).reset_index(drop=True)
     return EvaluationSet(table, source.label_names, source.description)
 

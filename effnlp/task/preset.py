@@ -6,8 +6,6 @@ A folder of data holds one folder a data set, with ``dataset.json`` (``label_nam
 are kept, for groups of texts.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,15 @@ from typing import Any
 import pandas as pd
 
 from effnlp.task import hub as hub_task
-from effnlp.task.reader import near, pick_columns, read_table
+from effnlp.task.folder import describe, sha256, verify
+from effnlp.task.reader import pick_columns, read_table
 from effnlp.task.splits import build_task
 from effnlp.task.task import SPLITS, Task
 
 ROLES = ("text", "text_pair", "label")
 """Columns that every task calls so."""
+
+OR_FROM_THE_HUB = ". Set EFFNLP_DATA to another folder, or unset it to load from the hub"
 
 
 def preset(
@@ -47,7 +48,7 @@ def preset(
     if not root:
         chosen = {f"{split}_size": size for split, size in sizes.items()}
         return hub_task.hub(**{**hub, **chosen, "name": name})
-    folder, description = _describe(name, root)
+    folder, description = Path(root).expanduser() / name, describe(root, name, OR_FROM_THE_HUB)
     names = description["label_names"]
     if not isinstance(names, list | None):
         raise ValueError(
@@ -59,10 +60,7 @@ def preset(
         if split not in description["splits"]:
             continue
         file = folder / description["splits"][split]["file"]
-        if _sha256(file) != description["splits"][split]["sha256"]:
-            raise ValueError(
-                f"{file} is damaged: its SHA-256 is not the one that dataset.json records; copy it again"
-            )
+        verify(file, description["splits"][split]["sha256"])
         pair = "text_pair" if "text_pair" in description["columns"] else None
         rows = read_table(file)
         further = [c for c in description["columns"] if c in rows.columns and c not in ROLES]
@@ -93,29 +91,7 @@ def source_version(name: str, root: str | None, hub: Mapping[str, Any], **_: obj
     """The recorded SHA-256 of the local files, or the version on the hub. Takes what :func:`preset` takes."""
     if not root:
         return hub_task.source_version(**hub)
-    folder, _description = _describe(name, root)
-    sizes = sorted((file.name, file.stat().st_size) for file in folder.iterdir())
-    return f"local {_sha256(folder / 'dataset.json')} {sizes}"
-
-
-def _describe(name: str, root: str) -> tuple[Path, dict[str, Any]]:
+    describe(root, name, OR_FROM_THE_HUB)
     folder = Path(root).expanduser() / name
-    file = folder / "dataset.json"
-    if not file.is_file():
-        there = sorted(p.parent.name for p in folder.parent.glob("*/dataset.json"))
-        listed = f"it has {', '.join(there)}" if there else "it has no data set at all"
-        raise FileNotFoundError(
-            f"the data folder {root} has no data set {name!r} (no {file}){near(name, there)}; {listed}. "
-            "Set EFFNLP_DATA to another folder, or unset it to load from the hub"
-        )
-    try:
-        return folder, json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: it is not JSON ({error})") from error
-
-
-def _sha256(file: Path) -> str:
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}, which dataset.json names")
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    sizes = sorted((file.name, file.stat().st_size) for file in folder.iterdir())
+    return f"local {sha256(folder / 'dataset.json')} {sizes}"

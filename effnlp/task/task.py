@@ -24,12 +24,15 @@ class Task:
             nothing is learned from them, and they are no part of the fingerprint.
         recipe: For each split, in words, where it comes from ("validation: the tenth of train whose
             hash is lowest"). The recipe is part of the task's identity.
+        is_language: Whether the texts themselves are learned, and labels are ignored. A view of the same task, and
+            no part of the fingerprint.
     """
 
     name: str
     labels: tuple[str, ...]
     splits: Mapping[str, pd.DataFrame]
     recipe: Mapping[str, str] = field(default_factory=dict)
+    is_language: bool = False
 
     @property
     def is_pair(self) -> bool:
@@ -39,7 +42,7 @@ class Task:
     @property
     def is_regression(self) -> bool:
         """Whether labels are numbers to be learned, and not classes."""
-        return not self.labels
+        return not self.labels and not self.is_language
 
     @property
     def fingerprint(self) -> str:

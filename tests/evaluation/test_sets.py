@@ -103,7 +103,7 @@ def test_a_damaged_file_is_refused_by_name(write, tmp_path):
 def test_an_unknown_set_or_split_names_what_is_near_and_no_folder_says_how_to_name_one(write):
     root = write("reviews", ROWS, ["negative", "positive"])
     with pytest.raises(
-        FileNotFoundError, match=r"no set 'review' \(did you mean 'reviews'\?\); it has reviews"
+        FileNotFoundError, match=r"no data set 'review' .*\(did you mean 'reviews'\?\); it has reviews"
     ):
         read_set(root, "review", "test")
     with pytest.raises(ValueError, match=r"no split 'tset' \(did you mean 'test'\?\)"):

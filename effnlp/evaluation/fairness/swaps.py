@@ -21,8 +21,9 @@ from effnlp.evaluation.asking import ask_tables
 from effnlp.evaluation.counterfactuals import PROBES, Probe, thin
 from effnlp.evaluation.intervals import bootstrap
 from effnlp.evaluation.measured import Measured
-from effnlp.evaluation.sets import describe_set, sets_in
+from effnlp.evaluation.sets import describe_set
 from effnlp.evaluation.subject import Subject, probabilities
+from effnlp.task.folder import sets_in
 from effnlp.task.reader import near
 from effnlp.task.task import Task
 

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from effnlp.evaluation.asking import ask_tables
 from effnlp.evaluation.measured import Measured
-from effnlp.evaluation.sets import SetSource, check_fit, find_set, read_source, sets_in
+from effnlp.evaluation.sets import SetSource, check_fit, find_set, read_source
 from effnlp.evaluation.subject import Subject, probabilities
+from effnlp.task.folder import sets_in
 from effnlp.task.reader import near
 from effnlp.task.task import Task
 

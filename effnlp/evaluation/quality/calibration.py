@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from effnlp.evaluation.scores import Scores
+from effnlp.evaluation.scores import Scores, refuse_language
 from effnlp.task.task import Task
 
 
@@ -61,8 +61,9 @@ def refuse(task: Task, **_: Any) -> None:
     """Say before the training that there are no probabilities.
 
     Raises:
-        ValueError: If the labels of the task are numbers.
+        ValueError: If the labels of the task are numbers, or texts are learned.
     """
+    refuse_language("evaluation/quality=calibration", task)
     if task.is_regression:
         raise ValueError(
             f"evaluation/quality=calibration scores probabilities of classes, and the labels of task {task.name} "

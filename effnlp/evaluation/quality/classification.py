@@ -18,7 +18,7 @@ from torchmetrics.functional.classification import (
     multiclass_stat_scores,
 )
 
-from effnlp.evaluation.scores import Scores
+from effnlp.evaluation.scores import Scores, refuse_language
 from effnlp.task.task import Task
 
 MOST_CLASSES = 100
@@ -29,8 +29,9 @@ def refuse(task: Task, **_: Any) -> None:
     """Say before the training that there are no classes.
 
     Raises:
-        ValueError: If the labels of the task are numbers.
+        ValueError: If the labels of the task are numbers, or texts are learned.
     """
+    refuse_language("evaluation/quality=classification", task)
     if task.is_regression:
         raise ValueError(
             f"evaluation/quality=classification scores classes, and the labels of task {task.name} are numbers: "

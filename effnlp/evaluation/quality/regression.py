@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torchmetrics.functional.regression import mean_squared_error, pearson_corrcoef
 
-from effnlp.evaluation.scores import Scores
+from effnlp.evaluation.scores import Scores, refuse_language
 from effnlp.task.task import Task
 
 
@@ -18,8 +18,9 @@ def refuse(task: Task, **_: Any) -> None:
     """Say before the training that there are no numbers.
 
     Raises:
-        ValueError: If the task has classes.
+        ValueError: If the task has classes, or texts are learned.
     """
+    refuse_language("evaluation/quality=regression", task)
     if not task.is_regression:
         raise ValueError(
             f"evaluation/quality=regression scores numbers, and task {task.name} has classes: "

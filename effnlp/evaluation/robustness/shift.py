@@ -9,8 +9,9 @@ from dataclasses import replace
 from effnlp.evaluation.asking import ask_tables, right, share_interval, validation_accuracy
 from effnlp.evaluation.measured import Measured
 from effnlp.evaluation.offers import ADVERSARIAL, CONSISTENCY, CONTRAST, Offer, choose_sets
-from effnlp.evaluation.sets import SetSource, describe_set, read_for_task, sets_in, without_training_texts
+from effnlp.evaluation.sets import SetSource, describe_set, read_for_task, without_training_texts
 from effnlp.evaluation.subject import Subject
+from effnlp.task.folder import sets_in
 from effnlp.task.splits import subset
 from effnlp.task.task import Task
 
