@@ -25,6 +25,11 @@ VERBS = {
     "compare": ("effnlp.compare", "main", "better, worse or undecided: differences with intervals"),
     "pick": ("effnlp.pick", "main", "the best configuration within limits, as a folder with its model"),
     "predict": ("effnlp.predict", "main", "label texts with a model that was picked"),
+    "reproduce": (
+        "effnlp.reproduce.command",
+        "main",
+        "tables of papers again, and a verdict on each claim",
+    ),
     "carbon": ("effnlp.carbon.command", "main", "carbon and money of runs for any region and time"),
     "methods": ("effnlp.menu", "main", "every choice: what it does, its paper, what it needs"),
     "check": ("effnlp.check", "main", "compose and check a config, print its plan, run nothing"),
@@ -42,6 +47,7 @@ EXAMPLES = """examples:
   effnlp watch quickstart
   effnlp report multirun/quickstart
   effnlp pick multirun/quickstart --max model/bytes=2e6
+  effnlp reproduce --all --layer analytic
   effnlp methods compression
   effnlp check model=pretrained model/mixer=performer
 

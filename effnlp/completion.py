@@ -22,6 +22,7 @@ VERBS_OF_OPTIONS = {
     "dashboard": "effnlp.dashboard.command",
     "pick": "effnlp.pick",
     "predict": "effnlp.predict",
+    "reproduce": "effnlp.reproduce.command",
     "watch": "effnlp.watch",
 }
 """Verbs with options of their own, and the modules that add them to a parser (``add_arguments``)."""

@@ -7,12 +7,15 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effnlp.menu import suggest
 from effnlp.record import Record
 from effnlp.reproduce.experiment import Column, Computed, Experiment, Layer
 from effnlp.reproduce.result import Cell, Hole
+
+if TYPE_CHECKING:
+    from effnlp.reproduce.runs import Missing
 
 log = logging.getLogger(__name__)
 
@@ -45,26 +48,11 @@ Table = Mapping[str, Mapping[str, Values]]
 """Row to column to values."""
 
 
-@dataclass(frozen=True)
-class MissingRun:
-    """A run of a row that is not there.
-
-    Attributes:
-        reason: Why, in a sentence.
-        command: What would make it.
-    """
-
-    row: str
-    seed: str
-    reason: str
-    command: str | None = None
-
-
 def make_cells(
     experiment: Experiment,
     layer: Layer,
     runs: Mapping[str, Runs],
-    missing: Sequence[MissingRun] = (),
+    missing: "Sequence[Missing]" = (),
 ) -> tuple[list[Cell], list[Hole]]:
     """All cells of a layer, and a hole for each that could not be made or lacks a seed.
 
@@ -94,7 +82,7 @@ def make_cells(
     return cells, holes
 
 
-def from_runs(row: str, column: Column, runs: Runs, missing: Sequence[MissingRun] = ()) -> list[Cell | Hole]:
+def from_runs(row: str, column: Column, runs: Runs, missing: "Sequence[Missing]" = ()) -> list[Cell | Hole]:
     """The cell of a row in a column of records, and the reasons why it, or a seed of it, is not there.
 
     A column that is declared exact and whose values differ between seeds gives a hole that names them.
@@ -163,23 +151,25 @@ def from_function(
     experiment: Experiment,
     layer: Layer,
     runs: Mapping[str, Runs],
-    missing: Sequence[MissingRun] = (),
+    missing: "Sequence[Missing]" = (),
 ) -> list[Cell | Hole]:
     """The cells that a function gives, or a hole with what it raised.
 
     A function of runs is not called while one of them is missing: its figures would be of another experiment.
     """
-    row, column = computed.row or "", computed.column or ""
     try:
         function = load_function(computed.function)
         arguments: dict[str, Any] = dict(computed.arguments)
         if takes_runs(function):
             if missing:
                 count = f"{len(missing)} of its runs {'is' if len(missing) == 1 else 'are'} missing"
-                return [Hole(row, column, f"{computed.function} was not called: {count}", missing[0].command)]
+                why = f"{computed.function} was not called: {count}"
+                return [
+                    Hole(*place, why, missing[0].command) for place in places(computed, experiment, layer)
+                ]
             arguments["runs"] = runs
         found = function(**arguments)
-        table: Table = {row: {column: found}} if computed.row is not None else found
+        table: Table = found if computed.row is None else {computed.row: {str(computed.column): found}}
         return [
             _computed_cell(row, experiment.column(name), values, layer)
             for row, columns in table.items()
@@ -187,7 +177,34 @@ def from_function(
         ]
     except Exception as error:  # whatever a function does, the rest of the table is still to be shown
         log.debug("%s failed", computed.function, exc_info=True)
-        return [Hole(row, column, f"{computed.function}: {type(error).__name__}: {error}")]
+        why = f"{computed.function}: {type(error).__name__}: {error}"
+        return [Hole(*place, why) for place in places(computed, experiment, layer)]
+
+
+def places(computed: Computed, experiment: Experiment, layer: Layer) -> list[tuple[str, str]]:
+    """Rows and columns of the cells that a function is to give, as far as that is known before it is called.
+
+    Of a function that gives a table these are the cells that are published or that claims are about, or else one in
+    a row of its name.
+    """
+    if computed.row is not None:
+        return [(computed.row, str(computed.column))]
+    of_runs = {column.name for column in experiment.columns if column.key is not None and layer.rows}
+    published = [(figure.row, figure.column) for figure in experiment.published]
+    claimed = [
+        (str(each["row"]), str(each["column"]))
+        for claim in experiment.claims
+        if claim.layer == layer.name
+        for each in claim.arguments.values()
+        if isinstance(each, Mapping)
+        and isinstance(each.get("row"), str)
+        and isinstance(each.get("column"), str)
+    ]
+    alone = {(other.row, other.column) for other in layer.computed if other.row is not None}
+    found = [each for each in [*published, *claimed] if each[1] not in of_runs and each not in alone]
+    name = computed.function.rpartition(".")[2]
+    free = [column.name for column in experiment.columns if column.name not in of_runs]
+    return list(dict.fromkeys(found)) or [(name, free[0] if free else experiment.columns[0].name)]
 
 
 def _computed_cell(row: str, column: Column, values: Values, layer: Layer) -> Cell | Hole:
