@@ -1,11 +1,12 @@
-"""How long `effnlp report` takes on 10,000 records, and how much memory.
+"""How long `effnlp report` and `effnlp compare` take on 10,000 records, and how much memory.
 
     python benchmarks/report_scale.py
 
 Writes invented records of a sweep to a folder: 200 keys each, a tenth of them stopped or failed, some replicates, with
-a seeded generator. Then starts the real command on it a few times, each in a process of its own, and takes its seconds
-and the peak of its resident memory. The first turn finds the files in the memory of the system, as they were just
-written. Target: 10 s and 1 GB.
+a seeded generator; and, to be compared, two configurations of 5,000 seeds each with the predictions of every run. Then
+starts the real commands on them a few times, each in a process of its own, and takes its seconds and the peak of its
+resident memory. The first turn finds the files in the memory of the system, as they were just written. Target: 10 s and
+1 GB.
 """
 
 import argparse
@@ -13,18 +14,22 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tables import publish
 from turns import Spread
 
 RECORDS = 10_000
 TURNS = 5
+EXAMPLES = 872
 CHOICES = {
     "model": ["bag_of_ngrams", "backbone", "pretrained"],
     "model/mixer": ["attention", "performer", "linear"],
@@ -148,6 +153,27 @@ def write_records(folder: Path, records: int) -> int:
     return size
 
 
+def write_sides(folder: Path, records: int) -> list[Path]:
+    """Write two configurations, half of the runs each: the second is right a little more often."""
+    dice, random_state = random.Random(0), np.random.default_rng(0)
+    labels = random_state.integers(0, 2, EXAMPLES, dtype=np.int32)
+    sides = [folder / name for name in ("one", "other")]
+    for side, path in enumerate(sides):
+        of_all = invented(side, dice)
+        for seed in range(records // 2):
+            run = path / f"{seed:05d}"
+            run.mkdir(parents=True)
+            record = {**invented(side, dice), "status": "completed", "reason": None, "message": None}
+            record |= {"choices": of_all["choices"], "config": of_all["config"]}
+            record["identity"] = {**of_all["identity"], "seed_init": seed, "seed_order": seed}
+            (run / "record.json").write_text(json.dumps(record, indent=1))
+            is_right = random_state.random(EXAMPLES) < 0.85 + 0.02 * side
+            chosen = np.where(is_right, labels, 1 - labels)
+            logits = np.eye(2, dtype=np.float16)[chosen]
+            np.savez_compressed(run / "predictions.npz", **{"val/logits": logits, "val/labels": labels})
+    return sides
+
+
 def measured(arguments: list[str]) -> tuple[float, float, int]:
     """Seconds, seconds of CPU time, and peak resident bytes of the command in a process of its own.
 
@@ -165,6 +191,16 @@ def measured(arguments: list[str]) -> tuple[float, float, int]:
     return time.monotonic() - begin, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
+def figures(turns: Sequence[tuple[float, float, int]]) -> dict[str, Any]:
+    """Seconds with their spread, and the largest memory, of several turns."""
+    return {
+        "seconds": asdict(Spread.of([seconds for seconds, _, _ in turns])),
+        "cpu_seconds": asdict(Spread.of([cpu for _, cpu, _ in turns])),
+        "load": os.getloadavg()[0],
+        "peak_memory_bytes": max(peak for *_, peak in turns),
+    }
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(
@@ -176,15 +212,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, out = Path(name, "scale"), Path(name, "out")
         size = write_records(folder, given.records)
-        turns = [measured(["report", str(folder), "--out", str(out)]) for _ in range(given.turns)]
+        report = figures([measured(["report", str(folder), "--out", str(out)]) for _ in range(given.turns)])
+        page_bytes = (out / "report.html").stat().st_size
+        shutil.rmtree(folder)
+        sides = [str(side) for side in write_sides(Path(name, "sides"), given.records)]
+        compare = figures([measured(["compare", *sides]) for _ in range(given.turns)])
         content = {
             "records": given.records,
             "bytes_of_records": size,
-            "seconds": asdict(Spread.of([seconds for seconds, _, _ in turns])),
-            "cpu_seconds": asdict(Spread.of([cpu for _, cpu, _ in turns])),
-            "load": os.getloadavg()[0],
-            "peak_memory_bytes": max(peak for *_, peak in turns),
-            "page_bytes": (out / "report.html").stat().st_size,
+            **report,
+            "page_bytes": page_bytes,
+            "compare": compare,
         }
     publish("report_scale", content, write=given.records == RECORDS and given.turns == TURNS)
 

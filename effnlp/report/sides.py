@@ -3,11 +3,12 @@
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from effnlp.evaluation.predictions import Predictions
 from effnlp.record import Record
-from effnlp.report.candidates import Candidate, seeds, with_energy_method
+from effnlp.report.candidates import Candidate, energy_method, seeds, with_method
 from effnlp.report.units import interval_of
 from effnlp.statistics import Seeds
 from effnlp.task.reader import near
@@ -38,14 +39,25 @@ class Side:
         """Of initialisation and of order, of each run."""
         return [seeds(run.record) for run in self.candidate.runs]
 
-    def values(self, key: str) -> dict[Seeds, float]:
+    def values(self, key: str) -> Mapping[Seeds, float]:
         """The value of ``key``, which may name a method of energy, of each run that has it."""
-        base = key.split(" [")[0]
-        return {
-            seeds(run.record): run.record.values[base]
-            for run in self.candidate.runs
-            if base in run.record.values and with_energy_method(base, run.record) == key
-        }
+        if key not in self._found:
+            base = key.split(" [")[0]
+            self._found[key] = {
+                pair: values[base]
+                for pair, values, method in self._of_runs
+                if base in values and with_method(base, method) == key
+            }
+        return self._found[key]
+
+    @cached_property
+    def _of_runs(self) -> list[tuple[Seeds, Mapping[str, float], str]]:
+        """Seeds, values and method of energy of each run: looked up once, for there may be thousands."""
+        return [(seeds(run.record), run.record.values, energy_method(run.record)) for run in self.candidate.runs]
+
+    @cached_property
+    def _found(self) -> dict[str, dict[Seeds, float]]:
+        return {}
 
 
 def chosen_keys(sides: Sequence[Side], patterns: Sequence[str] = ()) -> list[str]:
