@@ -15,6 +15,7 @@ from effnlp.reproduce.words import (
     estimate_in_words,
     figure,
     machine_in_words,
+    moment,
     rule_in_words,
     spent_in_words,
 )
@@ -77,7 +78,7 @@ def _layer(
         "spent": spent_in_words(result.spent),
         "command": result.command,
         "drift": drift,
-        "finished": result.finished,
+        "finished": moment(result.finished),
         "provenance": {
             "machine": machine_in_words(result.machine),
             "versions": ", ".join(f"{name} {version}" for name, version in result.versions.items()),

@@ -76,6 +76,8 @@ def _draw(panel: Panel, axes: "Axes") -> None:
 
 
 def _mark_axes(panel: Panel, axes: "Axes") -> None:
+    if panel.labelled:
+        axes.margins(x=0.12)  # room for the names
     if panel.log_x:
         axes.set_xscale("log")
     if panel.log_y:
@@ -180,12 +182,12 @@ def _trace(panel: Panel, series: Series, offset: float) -> dict[str, Any]:
     symbol += "-open" if series.is_paper else ""
     trace |= {
         "type": "scatter", "mode": mode, "line": line,
-        "marker": {"color": colour, "size": 9, "symbol": symbol, "line": {"width": 2}},
+        "marker": {"color": colour, "size": 9, "symbol": symbol, "line": {"width": 1.5, "color": colour}},
     }  # fmt: skip
     if not panel.labelled:
         return trace
     labels = [escaped(name) for name in series.names]
-    return trace | {"text": labels, "textposition": "top center", "textfont": {"size": 10}}
+    return trace | {"text": labels, "textposition": "middle right", "textfont": {"size": 10}}
 
 
 def _x_axis(panel: Panel) -> dict[str, Any]:

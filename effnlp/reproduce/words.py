@@ -1,5 +1,6 @@
 """What a result says in sentences: claims and their bounds, and what the reproduction took."""
 
+import datetime
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -122,3 +123,13 @@ def machine_in_words(machine: Mapping[str, Any]) -> str:
     from effnlp.report.summary import described as told
 
     return told(machine)
+
+
+def moment(text: str) -> str:
+    """A time of ISO 8601 to the minute, ``2026-11-22 10:00 UTC``; anything else as it is."""
+    try:
+        when = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    zone = " UTC" if when.utcoffset() == datetime.timedelta(0) else ""
+    return f"{when:%Y-%m-%d %H:%M}{zone}"

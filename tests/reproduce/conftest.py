@@ -113,4 +113,5 @@ def analytic():
             Cell("full", "trained", {"0": 124.65}, is_exact=True),
         ],
         claims=[],
+        holes=[],
     )
