@@ -62,7 +62,7 @@ def parameters(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, f
     Args:
         models: Row to the arguments of :func:`built`.
     """
-    return {row: {"parameters": count(built(**keys).parameters()) * MEGA} for row, keys in models.items()}
+    return {row: {"parameters": count(built(**keys).parameters()) / MEGA} for row, keys in models.items()}
 
 
 def forward(models: Mapping[str, Mapping[str, Any]], tokens: int) -> dict[str, dict[str, float]]:
@@ -73,5 +73,5 @@ def forward(models: Mapping[str, Mapping[str, Any]], tokens: int) -> dict[str, d
         tokens: Of the one text.
     """
     return {
-        row: {"forward FLOPs": forward_flops(built(**keys), tokens) * GIGA} for row, keys in models.items()
+        row: {"forward FLOPs": forward_flops(built(**keys), tokens) / GIGA} for row, keys in models.items()
     }

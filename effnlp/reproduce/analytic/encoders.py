@@ -12,8 +12,8 @@ from effnlp.menu import suggest
 if TYPE_CHECKING:
     from torch import nn
 
-MEGA, GIGA = 1e-6, 1e-9
-"""From a count to millions and to billions of it."""
+MEGA, GIGA = 1e6, 1e9
+"""What a count is divided by to be in millions or billions."""
 
 
 @dataclass(frozen=True)
