@@ -5,11 +5,15 @@
 A small backbone and MiniLM, not trained, each saved once and measured five times as a run measures it: a process of
 its own, one thread, warm, under the quiet lock. Target: every median latency of single requests lies within 5 % of
 the middle one.
+
+How much of that is the machine: the same requests, asked for two minutes by one process that changes nothing, cut into
+windows. Where the medians of its windows lie apart, fresh processes must, too.
 """
 
 import argparse
 import statistics
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ from tables import publish
 
 from effnlp.data.encodings import Encodings
 from effnlp.evaluation.isolated import measure_use
+from effnlp.evaluation.latency import pinned_threads, warm_up
 from effnlp.evaluation.meter import Meter, machine_meter
 from effnlp.evaluation.quiet import QuietLock
 from effnlp.model.backbone import Backbone
@@ -29,6 +34,7 @@ from effnlp.model.pretrained import Pretrained
 from effnlp.model.storage import Deployed
 
 PROCESSES, TARGET = 5, 0.05
+STEADY_SECONDS, WINDOWS_SECONDS = 120.0, (1, 5, 20)
 WATCHED = ("latency_seconds_p50", "latency_seconds_p95", "energy_joules", "peak_memory_bytes")
 SCENARIO = {
     "_target_": "effnlp.evaluation.scenarios.single_stream.single_stream",
@@ -79,6 +85,31 @@ def measured(deployed: Deployed, encodings: Encodings, meter: Meter) -> Mapping[
     return {key: found.values[f"infer/it/{key}"] for key in WATCHED}
 
 
+def steady(deployed: Deployed, encodings: Encodings, seconds: float) -> Mapping[str, float]:
+    """Window in seconds to how far the median latency of one of them lies from the middle one, at most.
+
+    All windows are of one process that asks the same requests all the time.
+    """
+    batches = [encodings.batch([row]) for row in range(20)]
+    taken: list[tuple[float, float]] = []  # when it ended, how long it took
+    with torch.inference_mode(), pinned_threads(1):
+        warm_up(deployed.model, batches, len(batches))
+        end = time.perf_counter() + seconds
+        while (start := time.perf_counter()) < end:
+            for batch in batches:
+                deployed.model(batch)
+                now = time.perf_counter()
+                taken.append((now, now - start))
+                start = now
+    ends, latencies = np.array(taken).T
+    apart = {}
+    for window in WINDOWS_SECONDS:
+        which = ((ends - ends[0]) // window).astype(int)
+        medians = [float(np.median(latencies[which == number])) for number in range(int(seconds // window))]
+        apart[str(window)] = largest_deviation(medians)
+    return apart
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(
@@ -90,6 +121,7 @@ def main() -> None:
         default=PROCESSES,
         help="of each model; the result is written for %(default)s",
     )
+    parser.add_argument("--seconds", type=float, default=STEADY_SECONDS, help="of the one steady process")
     options = parser.parse_args()
     meter = machine_meter()
     results: dict[str, dict[str, list[float]]] = {}
@@ -99,15 +131,21 @@ def main() -> None:
             for key, value in measured(deployed, encodings, meter).items():
                 results.setdefault(name, {}).setdefault(key, []).append(value)
     meter.stop()
+    windows = {name: steady(*model, seconds=options.seconds) for name, model in made.items()}
     found = {
         name: {key: {"values": v, "largest_deviation": largest_deviation(v)} for key, v in figures.items()}
         for name, figures in results.items()
     }
     publish(
         "repeatability",
-        {"processes": options.processes, "target": TARGET, "models": found},
+        {
+            "processes": options.processes,
+            "target": TARGET,
+            "models": found,
+            "windows_of_one_process": {"seconds": options.seconds, "largest_deviation": windows},
+        },
         packages=("torch",),
-        write=options.processes == PROCESSES,
+        write=(options.processes, options.seconds) == (PROCESSES, STEADY_SECONDS),
     )
 
 

@@ -189,6 +189,11 @@ def repeatability_table(result: Mapping[str, Any]) -> Table:
             ends = f"{values[0] * scale:.3g}–{values[-1] * scale:.3g} {unit}"
             target = f"≤ {result['target']:.0%}" if key == "latency_seconds_p50" else ""
             rows.append([f"{model}: `{key}`", ends, f"{found['largest_deviation']:.1%}", target])
+    steady = result["windows_of_one_process"]
+    for model, windows in steady["largest_deviation"].items():
+        for window, deviation in windows.items():
+            what = f"{model}: median latency in windows of {window} s of one process"
+            rows.append([what, f"{steady['seconds']:.0f} s", f"{deviation:.1%}", ""])
     return Table(["figure", f"{result['processes']} processes", "farthest from the median", "target"], rows)
 
 
@@ -200,12 +205,15 @@ def dashboard_table(result: Mapping[str, Any]) -> Table:
 
 def report_scale_table(result: Mapping[str, Any]) -> Table:
     """One figure a row."""
-    rows = [
-        ["seconds", spread(result["seconds"])],
-        [f"of them CPU time (load of the machine {result['load']:.0f})", spread(result["cpu_seconds"])],
-        ["peak of resident memory", f"{result['peak_memory_bytes'] / 1e9:.2f} GB"],
-        ["the page", f"{result['page_bytes'] / 1e6:.1f} MB"],
-    ]
+    rows = []
+    for verb, found in (("report", result), ("compare", result["compare"])):
+        load = f"{found['load']:.0f}"
+        rows += [
+            [f"`{verb}`: seconds", spread(found["seconds"])],
+            [f"`{verb}`: of them CPU time (load of the machine {load})", spread(found["cpu_seconds"])],
+            [f"`{verb}`: peak of resident memory", f"{found['peak_memory_bytes'] / 1e9:.2f} GB"],
+        ]
+    rows.append(["the page", f"{result['page_bytes'] / 1e6:.1f} MB"])
     size = f"{result['bytes_of_records'] / 1e6:.0f} MB"
     return Table([f"`effnlp report` on {result['records']:,} records ({size})", "figure"], rows)
 
