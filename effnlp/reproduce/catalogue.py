@@ -12,6 +12,7 @@ from effnlp.record import write_atomically
 from effnlp.reproduce.experiment import Claim, Experiment, Layer
 from effnlp.reproduce.markdown import escaped, markdown_claims, markdown_table
 from effnlp.reproduce.result import FAILS, HOLDS, NOT_TESTABLE, UNDECIDED, Checked, Finding, Result
+from effnlp.reproduce.store import committed_path
 from effnlp.reproduce.table import tabulate
 from effnlp.reproduce.words import counts_in_words, machine_in_words, moment, spent_in_words
 
@@ -51,15 +52,10 @@ def published(folder: Path) -> dict[tuple[str, str], Result]:
     found = {}
     for path in sorted(folder.glob("*.json")):
         result = Result.load(path)
-        if path.name != file_name(result.experiment, result.layer):
+        if path.name != committed_path(result.experiment, result.layer).name:
             raise ValueError(f"{path} holds {result.experiment}, {result.layer}: its name should say so")
         found[result.experiment, result.layer] = result
     return found
-
-
-def file_name(experiment: str, layer: str) -> str:
-    """Of the committed result of a layer."""
-    return f"{experiment}.{layer}.json"
 
 
 def catalogue(experiments: Sequence[Experiment], results: Results) -> str:
@@ -70,7 +66,7 @@ def catalogue(experiments: Sequence[Experiment], results: Results) -> str:
     """
     layers = {(experiment.name, layer) for experiment in experiments for layer in experiment.layers}
     if unknown := sorted(results.keys() - layers):
-        names = ", ".join(file_name(*place) for place in unknown)
+        names = ", ".join(committed_path(*place).name for place in unknown)
         raise ValueError(f"results of unknown experiments or layers: {names}")
     chapters = list(dict.fromkeys(experiment.chapter for experiment in experiments))
     in_chapter = {chapter: [e for e in experiments if e.chapter == chapter] for chapter in chapters}

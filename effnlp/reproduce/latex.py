@@ -14,6 +14,7 @@ SPECIAL = {
     "µ": r"$\mu$", "μ": r"$\mu$", "·": r"$\cdot$", "²": r"$^2$", "³": r"$^3$", "…": r"\ldots{}",
     "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "ε": r"$\varepsilon$", "λ": r"$\lambda$", "σ": r"$\sigma$",
     "τ": r"$\tau$", "η": r"$\eta$", "ρ": r"$\rho$", "“": "``", "”": "''", "‘": "`", "’": "'",
+    "«": r"$\ll$", "»": r"$\gg$", "Ð": "D", "ð": "d", "Þ": "Th", "þ": "th",
 }  # fmt: skip
 """What LaTeX would read as a command, or has under another name."""
 
@@ -52,10 +53,10 @@ def latex(table: Table) -> str:
                 cells.append(escaped(paper_text(entry)) + _raised(entry.paper_marks))
         lines.append(_line(cells))
     lines += [r"\bottomrule", r"\end{tabular}"]
-    for sentence in table.remarks:
-        lines.append(rf"\par\smallskip\footnotesize {escaped(sentence)}")
-    for number, sentence in enumerate(table.footnotes, start=1):
-        lines.append(rf"\par\smallskip\footnotesize {_raised([number])} {escaped(sentence)}")
+    below = [escaped(sentence) for sentence in table.remarks]
+    below += [f"{_raised([place])} {escaped(text)}" for place, text in enumerate(table.footnotes, start=1)]
+    if below:
+        lines += [r"\par\medskip\footnotesize\raggedright", "\n\\par ".join(below)]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 

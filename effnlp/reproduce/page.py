@@ -23,6 +23,9 @@ from effnlp.reproduce.words import (
 BADGES = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "undecided", NOT_TESTABLE: "untestable"}
 """Verdict to the class of its badge."""
 
+AROUND = {"paired_difference": 0.0, "equals": 0.0, "ratio": 1.0}
+"""What a tolerance lies around, by the kind of the claim; the tolerances of other kinds bound something else."""
+
 Found = tuple[Experiment, Result, Sequence[str]]
 
 
@@ -132,26 +135,30 @@ def _claim(claim: Checked) -> dict[str, Any]:
         "why": claim.finding.why,
         "frozen": claim.frozen,
         "pilot": claim.pilot,
-        "gauge": gauge(claim.finding, claim.arguments),
+        "gauge": gauge(claim.finding, claim.kind, claim.arguments),
         "bounds": bounds_in_words(claim.arguments),
     }
 
 
-def bounds(arguments: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """The lower and the upper bound where a claim has them as plain numbers; ``within`` lies around 0."""
+def bounds(kind: str, arguments: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Between what the estimate of a claim must lie; None for a side that is open.
+
+    What is ``within`` lies around 0, for a ratio around 1: the estimates of the other kinds are differences.
+    """
     low, high = _number(arguments.get("at_least")), _number(arguments.get("at_most"))
-    around = _number(arguments.get("within"))
-    if around is not None and low is None and high is None:
-        return -around, around
+    for key in ("within", "within_relative"):
+        width = _number(arguments.get(key))
+        if width is not None and kind in AROUND:
+            return AROUND[kind] - width, AROUND[kind] + width
     return low, high
 
 
-def gauge(finding: Finding, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+def gauge(finding: Finding, kind: str, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
     """Where interval, estimate and bounds lie on a line from 0 to 100; None where there is nothing to draw.
 
     ``inside`` is the part of the line that the bounds allow.
     """
-    low, high = bounds(arguments)
+    low, high = bounds(kind, arguments)
     if finding.estimate is None or (low is None and high is None):
         return None
     first = finding.estimate if finding.low is None else finding.low

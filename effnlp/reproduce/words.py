@@ -47,33 +47,54 @@ def bounds_in_words(arguments: Mapping[str, Any]) -> str:
     for key, value in arguments.items():
         if key in PLACES:
             continue
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        shown = figure(value) if is_number else described(value)
-        if key == "within_relative" and is_number:
-            shown = f"{100 * value:.4g} %"
+        shown = f"{100 * value:.4g} %" if key == "within_relative" and _is_number(value) else _said(value)
         said.append(BOUNDS[key].format(shown) if key in BOUNDS else f"{key.replace('_', ' ')} {shown}")
     return ", ".join(said)
 
 
-def described(value: Any) -> str:
-    """An argument of a claim as one would write it: ``LoRA, SST-2`` for a cell."""
-    if isinstance(value, Mapping):
-        is_cell = set(value) <= {"row", "column"}
-        return ", ".join(
-            described(part) if is_cell else f"{key} {described(part)}" for key, part in value.items()
+def rule_in_words(checked: Checked) -> str:
+    """``ratio: SST-2 of LoRA to SST-2 of full, at least 0.97``; empty for a claim that has no rule."""
+    if not checked.kind:
+        return ""
+    of, to, left_out = (checked.arguments.get(key) for key in PLACES)
+    said = [cells_in_words(of)] if of else []
+    if to is not None:
+        inherited = of if isinstance(of, Mapping) and isinstance(to, Mapping) else {}
+        said.append(
+            "to " + (cells_in_words({**inherited, **to}) if isinstance(to, Mapping) else _held_against(to))
         )
+    if left_out:
+        said.append(f"except {_said(left_out)}")
+    parts = [" ".join(said), bounds_in_words(checked.arguments)]
+    return f"{checked.kind.replace('_', ' ')}: {', '.join(part for part in parts if part)}"
+
+
+def cells_in_words(reference: Any) -> str:
+    """``SST-2 of LoRA``; a place that is left out means every row or column."""
+    if not isinstance(reference, Mapping):
+        return _said(reference)
+    column = _said(reference["column"]) if "column" in reference else "every column"
+    return f"{column} of {_said(reference['row']) if 'row' in reference else 'every row'}"
+
+
+def _held_against(to: Any) -> str:
+    return "the published figure" if to == "published" else _said(to)
+
+
+def _said(value: Any) -> str:
+    if _is_number(value):
+        return figure(value)
+    if isinstance(value, Mapping):
+        if value.keys() <= {"row", "column"}:
+            return cells_in_words(value)
+        return ", ".join(f"{key} {_said(part)}" for key, part in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(described(part) for part in value)
+        return ", ".join(map(_said, value))
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def rule_in_words(checked: Checked) -> str:
-    """``ratio of LoRA, SST-2 to full, SST-2: at least 0.97``; empty for a claim that has no rule."""
-    if not checked.kind:
-        return ""
-    between = [f"{key} {described(checked.arguments[key])}" for key in PLACES if key in checked.arguments]
-    bounds = bounds_in_words(checked.arguments)
-    return " ".join([checked.kind.replace("_", " "), *between]) + (f": {bounds}" if bounds else "")
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def set_in_words(checked: Checked) -> str:

@@ -11,7 +11,6 @@ from effnlp.reproduce.catalogue import (
     RESULTS,
     anchor,
     catalogue,
-    file_name,
     published,
     regenerate,
     verdicts,
@@ -19,6 +18,7 @@ from effnlp.reproduce.catalogue import (
 from effnlp.reproduce.experiment import Claim
 from effnlp.reproduce.read import experiments_dir, read_all
 from effnlp.reproduce.result import NOT_TESTABLE, VERDICTS
+from effnlp.reproduce.store import committed_path
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,7 +102,7 @@ def test_a_result_of_an_unknown_experiment_is_refused_by_name(experiment, small)
 
 def test_results_are_read_by_what_they_hold_and_a_wrong_name_is_refused(small, analytic, tmp_path):
     for result in (small, analytic):
-        result.save(tmp_path / file_name(result.experiment, result.layer))
+        result.save(tmp_path / committed_path(result.experiment, result.layer).name)
     assert published(tmp_path) == {("peft_like", "small"): small, ("peft_like", "analytic"): analytic}
     small.save(tmp_path / "other.small.json")
     with pytest.raises(ValueError, match="its name should say so"):

@@ -2,6 +2,8 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -16,7 +18,14 @@ from effnlp.reproduce.result import VERDICTS, Cell, Checked, Finding, Result, Sp
 from effnlp.reproduce.table import ours_text, paper_text, tabulate
 from effnlp.reproduce.terminal import grids
 from effnlp.reproduce.tidy import FIELDS, tidy
-from effnlp.reproduce.words import bounds_in_words, counted, estimate_in_words, moment, spent_in_words
+from effnlp.reproduce.words import (
+    bounds_in_words,
+    counted,
+    estimate_in_words,
+    moment,
+    rule_in_words,
+    spent_in_words,
+)
 
 WIDTHS = [40, 80, 200]
 
@@ -172,6 +181,28 @@ def test_every_line_of_the_latex_table_fills_its_columns(table):
         assert text.count(rf"\begin{{{environment}}}") == text.count(rf"\end{{{environment}}}") == 1
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex on the path")
+def test_the_latex_table_compiles_in_a_plain_document(experiment, small, tmp_path):
+    every = "".join(chr(code) for code in (*range(0x20, 0x7F), *range(0xA1, 0x100))) + "±–≤µλ↑Ł中"
+    named = replace(experiment, title=every, notes=[every])
+    table = latex(
+        tabulate(named, replace(small, cells=[replace(c, row=f"{c.row} {every}") for c in small.cells]))
+    )
+    document = (
+        r"\documentclass{article}\usepackage{booktabs}\begin{document}" + f"{table}\n" + r"\end{document}"
+    )
+    (tmp_path / "table.tex").write_text(document, encoding="utf-8")
+    done = subprocess.run(
+        ["pdflatex", "-halt-on-error", "table.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+
+
 def test_all_files_are_written_and_the_result_reads_back(experiment, small, analytic, tmp_path):
     page = write([(experiment, analytic, []), (experiment, small, ["moved"])], tmp_path)
     assert page == tmp_path / "index.html"
@@ -229,6 +260,25 @@ def test_an_estimate_is_said_with_what_it_rests_on(finding, text):
 def test_bounds_are_said_in_words_and_cells_are_no_bounds():
     arguments = {"of": {"row": "a", "column": "b"}, "at_least": 0.5, "at_most": 2, "within_relative": 0.01}
     assert bounds_in_words(arguments) == "at least 0.5, at most 2, within ± 1 %"
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "said"),
+    [
+        ("ratio", {"of": {"row": "LoRA", "column": "SST-2"}, "to": {"row": "full"}, "at_least": 0.97},
+         "ratio: SST-2 of LoRA to SST-2 of full, at least 0.97"),
+        ("equals", {"of": {"column": "size"}, "to": "published", "within_relative": 0.03, "except": ["a", "b"]},
+         "equals: size of every row to the published figure except a, b, within ± 3 %"),
+        ("loglog_slope", {"of": {"row": ["128", "512"], "column": "s"}, "x": [128, 512], "at_most": 1.25},
+         "loglog slope: s of 128, 512, x 128, 512, at most 1.25"),
+        ("monotone", {"of": {"row": ["a", "b"], "column": "s"}, "direction": "increasing"},
+         "monotone: s of a, b, direction increasing"),
+        ("interval_excludes", {"of": {"row": "a"}, "number": 0.5}, "interval excludes: every column of a, number 0.5"),
+        ("", {}, ""),
+    ],
+)  # fmt: skip
+def test_a_rule_says_which_cells_are_held_against_what(kind, arguments, said):
+    assert rule_in_words(Checked("a", "b", kind, arguments, Finding("holds"))) == said
 
 
 def test_a_claim_without_a_rule_is_said_without_one():

@@ -151,24 +151,27 @@ def test_a_page_about_nothing_says_so():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("kind", "arguments", "expected"),
     [
-        ({"at_least": 1}, (1.0, None)),
-        ({"at_most": 0.5}, (None, 0.5)),
-        ({"at_least": 1, "at_most": 2}, (1.0, 2.0)),
-        ({"within": 0.5}, (-0.5, 0.5)),
-        ({"order": ["a"], "at_least": "x"}, (None, None)),
+        ("ratio", {"at_least": 1}, (1.0, None)),
+        ("ratio", {"at_most": 0.5}, (None, 0.5)),
+        ("ratio", {"at_least": 1, "at_most": 2}, (1.0, 2.0)),
+        ("ratio", {"within_relative": 0.25}, (0.75, 1.25)),
+        ("equals", {"within_relative": 0.25}, (-0.25, 0.25)),
+        ("paired_difference", {"within": 0.5}, (-0.5, 0.5)),
+        ("interval_excludes", {"number": 1, "within": 0.5}, (None, None)),
+        ("monotone", {"direction": "increasing", "tolerance": 1}, (None, None)),
     ],
 )
-def test_bounds_that_can_be_drawn_are_numbers(arguments, expected):
-    assert bounds(arguments) == expected
+def test_bounds_that_can_be_drawn_are_those_of_the_estimate(kind, arguments, expected):
+    assert bounds(kind, arguments) == expected
 
 
 @pytest.mark.parametrize("low", [-3.0, 0.5, 2.0])
 @pytest.mark.parametrize("high", [2.5, 40.0])
 def test_the_gauge_shows_on_which_side_of_the_bound_the_interval_lies(low, high):
     bound = 1.0
-    drawn = gauge(Finding("holds", (low + high) / 2, low, high, 3), {"at_least": bound})
+    drawn = gauge(Finding("holds", (low + high) / 2, low, high, 3), "ratio", {"at_least": bound})
     ((place, text),) = drawn["bounds"]
     assert text == "1"
     assert 0 <= drawn["from"] < drawn["at"] < drawn["to"] <= 100
@@ -178,12 +181,12 @@ def test_the_gauge_shows_on_which_side_of_the_bound_the_interval_lies(low, high)
 
 
 def test_nothing_is_drawn_without_an_estimate_or_a_bound():
-    assert gauge(Finding("not testable here"), {"at_least": 1}) is None
-    assert gauge(Finding("holds", 1.0, 0.5, 1.5), {"order": ["a", "b"]}) is None
+    assert gauge(Finding("not testable here"), "ratio", {"at_least": 1}) is None
+    assert gauge(Finding("holds", 1.0, 0.5, 1.5), "monotone", {"direction": "increasing"}) is None
 
 
 def test_an_exact_estimate_on_its_bound_can_be_drawn():
-    drawn = gauge(Finding("holds", 0.0, 0.0, 0.0), {"at_most": 0})
+    drawn = gauge(Finding("holds", 0.0, 0.0, 0.0), "ratio", {"at_most": 0})
     assert drawn["at"] == drawn["from"] == drawn["to"] == drawn["bounds"][0][0]
 
 
