@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--best",
         metavar="KEY[:max|min]",
-        help="the best in this (default: val/accuracy, or val/pearson where a number is learned)",
+        help="the best in this (default: val/accuracy, val/pearson for numbers, val/bits_per_byte for next tokens)",
     )
     parser.add_argument("--into", type=Path, metavar="FOLDER", help="where to write (default: DIR/picked)")
     parser.add_argument(

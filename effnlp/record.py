@@ -31,8 +31,8 @@ PAUSED = "paused"
 """Told to wait at a rung. Never written: what waits has a checkpoint and no record."""
 
 
-HEADLINES = ("val/accuracy", "val/pearson")
-"""By which a run is judged where nobody says by what; the first one that it has."""
+HEADLINES = ("val/accuracy", "val/pearson", "val/bits_per_byte")
+"""By which a run is judged where nobody says by what; the first one that it has. Not all are better when higher."""
 
 
 def headline(values: Iterable[str]) -> str | None:

@@ -17,7 +17,7 @@ from torch import nn
 from effnlp import method
 from effnlp.at_rungs import AtRungs, ToldError, delta_bytes, trainable_names
 from effnlp.attempt import Attempt, run_key
-from effnlp.data.prepare import Prepared, load_task, prepare_data
+from effnlp.data.prepare import Prepared, as_learned, load_task, prepare_data
 from effnlp.ending import complete, end_at_rung, fail, reason_of
 from effnlp.evaluation.evaluate import (
     ask_to_refuse,
@@ -160,6 +160,7 @@ def _stages(
         with meter.stage("data", count_flops=True):
             task = load_task(config["task"], attempt.fetch)
         ask_to_refuse(config["finetuning"], task)
+        task = as_learned(task, config["finetuning"])
         refuse_sets(config["evaluation"], task)
         refuse_reference(config["evaluation"], task.name, task.fingerprint)
         record.identity |= {
@@ -182,6 +183,8 @@ def _stages(
         with meter.stage("pretraining", count_flops=True):
             torch.manual_seed(int(config["seed"]["init"]))
             model: nn.Module = model_choice.build(data.tokenizer, len(task.labels) or 1)
+            if hasattr(finetuning, "with_head"):
+                model = finetuning.with_head(model)
         prepared = [methods[group] for group in _groups(steps, "prepare")]
         with meter.stage("finetuning"):
             model = method.prepare(prepared, model)
@@ -196,7 +199,7 @@ def _stages(
             model.eval()
             for each in finishing:
                 model = method.finish(each, model)
-        deployed = Deployed(model, data.tokenizer, task.labels, task.is_pair)
+        deployed = Deployed(model, data.tokenizer, () if task.is_language else task.labels, task.is_pair)
         with meter.stage("evaluation"):
             evaluate(deployed, data, config, attempt)
     record.notes["data/filter"] = dict(data.reasons)

@@ -268,7 +268,7 @@ def with_unit(key: str) -> str:
 def default_axes(keys: Sequence[str]) -> tuple[str | None, str | None]:
     """Cost and quality to begin with: FLOPs of one example and accuracy on validation, where there are such."""
     costs = ("infer/single_stream/flops", "model/bytes", "cost/total/own/seconds")
-    qualities = ("val/accuracy", "val/pearson", "val/macro_f1", "val/loss")
+    qualities = ("val/accuracy", "val/pearson", "val/bits_per_byte", "val/macro_f1", "val/loss")
     x = next((key for key in costs if key in keys), keys[0] if keys else None)
     y = next((key for key in qualities if key in keys), keys[-1] if keys else None)
     return x, y

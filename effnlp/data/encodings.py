@@ -43,6 +43,11 @@ class Encodings:
         """(N,) tokens of each text."""
         return np.diff(self.offsets)
 
+    def totals(self, of_id: np.ndarray) -> np.ndarray:
+        """(N,) for each text the sum of ``of_id``, (V,), over its ids."""
+        sums: np.ndarray = np.add.reduceat(of_id[self.ids], self.offsets[:-1])
+        return sums
+
     @classmethod
     def from_lists(
         cls,

@@ -54,7 +54,7 @@ class Prepared:
         counts = {f"data/filter/{name}/removed": float(count) for name, count in self.removed.items()}
         return counts | {
             "data/examples": float(len(train)),
-            "data/labels": float(len(train)),
+            "data/labels": 0.0 if self.task.is_language else float(len(train)),
             "data/tokens": float(train.lengths.sum()),
             "data/truncated": float(train.truncated),
             "data/validation_examples": float(len(self.examples["validation"])),
@@ -79,6 +79,12 @@ def load_task(config: Mapping[str, Any], fetch: Fetch) -> Task:
     return Task.load(fetch("task", key_of(parameters, source, code), make))
 
 
+def as_learned(task: Task, finetuning: Mapping[str, Any]) -> Task:
+    """The task as a config of the group ``finetuning`` takes it: its module may have a function ``view(task)``."""
+    module = importlib.import_module(str(finetuning["_target_"]).rpartition(".")[0])
+    return module.view(task) if hasattr(module, "view") else task
+
+
 def prepare_data(
     task: Task,
     filters: Mapping[str, Mapping[str, Any]],
@@ -93,30 +99,37 @@ def prepare_data(
         model_config: The config of the group ``model``, for the cache key.
 
     Raises:
-        ValueError: If the filters leave no training text, or not one of some class.
+        ValueError: If the filters leave no training text, or not one of some class that is to be learned.
     """
     folder = fetch("filtered", _filter_key(task, filters), lambda path: _filter(task, filters, path))
     train = pd.read_parquet(folder / "train.parquet")
     said = json.loads((folder / "removed.json").read_text(encoding="utf-8"))
     gone = [name for i, name in enumerate(task.labels) if not (train["label"] == i).any()]
-    if gone:
+    if gone and not task.is_language:
         raise ValueError(
             f"after data/filter={'+'.join(filters)} no training text is left of class {gone[0]!r}"
             f" ({len(train)} texts in all)"
         )
     tokenizer, encodings = _encode(task, train, model_config, model, fetch)
-    kind = np.float64 if task.is_regression else np.int64
     tables = {"train": train, "validation": task.splits["validation"], "test": task.splits["test"]}
     return Prepared(
         task=task,
         train=train,
         tokenizer=tokenizer,
         examples={
-            split: Examples(encodings[split], tables[split]["label"].to_numpy(kind)) for split in SPLITS
+            split: Examples(encodings[split], _labels(task, tables[split], tokenizer, encodings[split]))
+            for split in SPLITS
         },
         removed={name: entry["removed"] for name, entry in said.items()},
         reasons={name: entry["reasons"] for name, entry in said.items()},
     )
+
+
+def _labels(task: Task, table: pd.DataFrame, tokenizer: Any, encodings: Encodings) -> np.ndarray:
+    """(N,) what the answers of a model are held against; of texts, how many of their bytes are read."""
+    if task.is_language:
+        return encodings.totals(tokenizer.byte_lengths()).astype(np.float64)
+    return table["label"].to_numpy(np.float64 if task.is_regression else np.int64)
 
 
 def _filter_key(task: Task, filters: Mapping[str, Mapping[str, Any]]) -> str:

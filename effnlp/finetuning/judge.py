@@ -5,23 +5,30 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+
+def _examples(_: Tensor, labels: Tensor) -> float:
+    return len(labels)
+
+
 UNSETTLED = 1e30
 """Beyond every score that a model could have; small enough for float32."""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A mean over examples.
+    """A mean over examples, or over what they are made of.
 
     Attributes:
         name: What a curve calls it, below ``val/``.
         is_better_when_higher: Else a lower mean is better.
         of_batch: From outputs (B, C) and labels (B,) to the sum of the scores of the batch.
+        weight_of_batch: From the same to how much the batch weighs: the number of its examples.
     """
 
     name: str
     is_better_when_higher: bool
     of_batch: Callable[[Tensor, Tensor], Tensor]
+    weight_of_batch: Callable[[Tensor, Tensor], Tensor | float] = _examples
 
     def preference(self, mean: float) -> float:
         """A number that is higher for a better model; twice applied, it is the mean again."""

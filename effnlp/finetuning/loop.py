@@ -172,7 +172,7 @@ class Training(pl.LightningModule):
         self.ends = sorted(self.round_ends | {cut for cut in cuts if 0 < cut < self.steps})
         self.next_end = self.ends[0]
         self.judge = judge
-        self.score_sum, self.seen = 0.0, 0
+        self.score_sum, self.seen = 0.0, 0.0
         self.loss_sum, self.loss_count = torch.zeros(()), 0
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -221,11 +221,12 @@ class Training(pl.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self.score_sum, self.seen = 0.0, 0
+        self.score_sum, self.seen = 0.0, 0.0
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        self.score_sum += float(self.judge.of_batch(self.model(batch), batch["labels"]))
-        self.seen += len(batch["labels"])
+        outputs, labels = self.model(batch), batch["labels"]
+        self.score_sum += float(self.judge.of_batch(outputs, labels))
+        self.seen += float(self.judge.weight_of_batch(outputs, labels))
 
     def on_validation_epoch_end(self) -> None:
         score = self.score_sum / max(1, self.seen)

@@ -32,6 +32,7 @@ PROVIDES = {
         "biases",
         "layer_outputs",
         "uninterrupted_training",
+        "both_directions",
     )
 }
 
@@ -60,7 +61,8 @@ class Mixer(Protocol):
     """What a config of the group ``model/mixer`` builds, called as ``mixer(width=…, heads=…)``.
 
     An ``nn.Module`` whose forward maps hidden states (B, T, D) and a mask (B, T) to (B, T, D);
-    what is masked must change nothing elsewhere.
+    what is masked must change nothing elsewhere. One that has a parameter ``causal`` can read from left to right
+    alone; one that has not requires ``both_directions``.
     """
 
     def linear_roles(self) -> dict[str, str]:
@@ -211,12 +213,19 @@ class BackboneEncoder(nn.Module):
         """(B, D): the mean over the tokens after the final norm."""
         return mean_pool(self.norm(state.hidden), state.mask)
 
+    def states(self, batch: Batch) -> Tensor:
+        """(B, T, D): of each token, after the final norm."""
+        return self.norm(self._last(batch).hidden)
+
     def forward(self, batch: Batch) -> Tensor:
         """(B, D)."""
+        return self.pool(self._last(batch))
+
+    def _last(self, batch: Batch) -> LayerState:
         state = self.embed(batch)
         for index in range(self.depth):
             state = self.layer(index, state)
-        return self.pool(state)
+        return state
 
 
 class Backbone:

@@ -66,6 +66,10 @@ class Packaged:
                 f"the model tells classes apart ({', '.join(self.labels)}), and gives no numbers"
             )
         outputs, cut = self._outputs(texts, pairs)  # (N, 1)
+        if outputs.shape[1] != 1:
+            raise ValueError(
+                "the model predicts next tokens: it gives neither labels nor a number for a text"
+            )
         return outputs.double(), cut
 
     def _outputs(self, texts: Sequence[str], pairs: Sequence[str] | None) -> tuple[Tensor, int]:

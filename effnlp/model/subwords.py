@@ -1,7 +1,9 @@
 """Subword tokenizers: one trained on a task's own texts, or one that came with a pretrained model."""
 
+import json
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from effnlp.data.encodings import Encodings
@@ -37,6 +39,22 @@ class SubwordTokenizer:
         """How many ids there are, special tokens included."""
         return self.backend.get_vocab_size()
 
+    def byte_lengths(self) -> np.ndarray:
+        """(V,) int64: how many UTF-8 bytes of a text each id stands for; special tokens stand for none.
+
+        Raises:
+            ValueError: If ids do not tell: the tokenizer changes texts, or does not take them as bytes.
+        """
+        settings = json.loads(self.backend.to_str())
+        splitter = settings["pre_tokenizer"] or {}
+        if settings["normalizer"] or splitter.get("type") != "ByteLevel" or splitter["add_prefix_space"]:
+            raise ValueError("bytes cannot be told from ids: the tokenizer does not keep texts as given")
+        special = {token["id"] for token in settings["added_tokens"]}
+        lengths = np.zeros(self.vocabulary_size, dtype=np.int64)
+        for token, number in self.backend.get_vocab().items():
+            lengths[number] = 0 if number in special else len(token)  # a byte is a character here
+        return lengths
+
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encodings:
         """Ids of each text (with its partner, for pairs), cut at ``max_length``.
 
@@ -53,7 +71,7 @@ class SubwordTokenizer:
         )
 
 
-def train_byte_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
+def train_byte_bpe(texts: Iterable[str], vocabulary_size: int, is_lossless: bool = False) -> Tokenizer:
     """Byte-level BPE over lower-cased NFKC text; no text has an unknown token.
 
     Bytes rather than WordPiece: the ids of WordPiece's continuing pieces depend on the order of a hash
@@ -65,6 +83,7 @@ def train_byte_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
     Args:
         texts: What it learns from.
         vocabulary_size: Upper bound, special tokens and 256 bytes included; few texts give fewer merges.
+        is_lossless: Take texts as they are, so that ids give them back byte by byte.
 
     Raises:
         ValueError: If ``vocabulary_size`` leaves no room for the bytes.
@@ -74,8 +93,9 @@ def train_byte_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
     if vocabulary_size < smallest:
         raise ValueError(f"vocabulary_size must be at least {smallest}, got {vocabulary_size}")
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    if not is_lossless:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=not is_lossless)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
         texts,

@@ -43,6 +43,10 @@ def example_scores(predictions: Predictions) -> dict[str, Floats]:
     """Score of each example, (N,), by the name of the key that is its mean."""
     logits = np.asarray(predictions.logits, dtype=np.float64)
     labels = np.asarray(predictions.labels)
+    if predictions.are_of_language:
+        nats, tokens = logits.T  # (N,) each
+        # Shares of a ratio of sums, so that the mean over texts is what the record has.
+        return {"loss": nats / tokens.mean(), "bits_per_byte": nats / np.log(2) / labels.mean()}
     if logits.shape[1] == 1:
         return {"mse": (logits[:, 0] - labels) ** 2}
     loss = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
@@ -52,7 +56,7 @@ def example_scores(predictions: Predictions) -> dict[str, Floats]:
 def scores_of(key: str, side: Side, wanted: Mapping[Seeds, float]) -> Floats | None:
     """(S, N) scores of the examples in the runs ``wanted``; None where they do not make up ``key``."""
     split, _, name = key.partition("/")
-    if name not in ("accuracy", "loss", "mse"):
+    if name not in ("accuracy", "loss", "mse", "bits_per_byte"):
         return None
     by_seeds = dict(zip(side.seeds, side.predictions, strict=False))
     rows = []
@@ -88,4 +92,6 @@ def answers_of(a: Side, b: Side) -> list[Answers]:
 
 
 def _are_of_the_same(x: Predictions, y: Predictions) -> bool:
+    if x.are_of_language or y.are_of_language:
+        return False
     return x.logits.shape == y.logits.shape and x.logits.shape[1] > 1 and bool((x.labels == y.labels).all())

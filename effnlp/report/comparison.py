@@ -194,7 +194,7 @@ def _of_repeats(
     return difference_of_intervals(*intervals)
 
 
-SPLIT_BY_SEEDS = r"(val|test)/(accuracy|loss|mse|pearson)"
+SPLIT_BY_SEEDS = r"(val|test)/(accuracy|loss|mse|pearson|bits_per_byte)"
 """The qualities of which it is shown which seeds move them."""
 
 

@@ -82,7 +82,10 @@ def page(content: dict[str, Any]) -> str:
     )
     pair = " Each line holds both texts with a tab between them." if content["is_pair"] else ""
     labels = ", ".join(map(str, content["labels"]))
-    answers = f"Labels: {labels}" if labels else "Its answer is a number."
+    if "val/bits_per_byte" in values:
+        answers = "It predicts next tokens and says what a text costs, so that `effnlp predict` has nothing to answer."
+    else:
+        answers = f"Labels: {labels}" if labels else "Its answer is a number."
     return f"""# A model for the task {content["task"]}
 
 {answers}

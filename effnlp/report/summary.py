@@ -24,7 +24,8 @@ from effnlp.search.pareto import on_frontier, oriented
 def default_objectives(runs: Sequence[Loaded]) -> dict[str, str]:
     """What runs are judged by where nobody says: what sums up their quality against FLOPs of a single example."""
     known = dict.fromkeys(key for loaded in runs for key in loaded.record.values)
-    return {headline(known) or HEADLINES[0]: UP, "infer/single_stream/flops": DOWN}
+    quality = headline(known) or HEADLINES[0]
+    return {quality: direction(quality), "infer/single_stream/flops": DOWN}
 
 
 STAGES = ("data", "pretraining", "finetuning", "compression", "evaluation", "total")

@@ -38,8 +38,11 @@ IN_SHORT = {
         "val/macro_f1": "macro F1",
         "val/pearson": "Pearson on validation",
         "val/spearman": "Spearman",
+        "val/bits_per_byte": "bits per byte",
+        "val/perplexity": "perplexity",
         "test/accuracy": "accuracy on test",
         "test/pearson": "Pearson on test",
+        "test/bits_per_byte": "bits per byte on test",
     },
     "model": {
         "model/params": "parameters",

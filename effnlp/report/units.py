@@ -24,6 +24,7 @@ MEANINGS = (
     (r"(val|test)/ece", r"calibration error on {0}: how far confidence is from the share of right answers"),
     (r"(val|test)/brier", r"Brier score on {0}: squared distance of probabilities from the truth"),
     (r"(val|test)/bits_per_byte", r"bits that a byte of text costs on {0}"),
+    (r"(val|test)/perplexity", r"among how many equally likely tokens the next one was to be found on {0}"),
     (r"(val|test)/class/(.+)/(precision|recall|f1)", r"{2} of the class {1} on {0}"),
     (r"(val|test)/(pearson|spearman)", r"{1} correlation with the labels on {0}"),
     (r"robustness/checklist/(.+)/failure_rate", r"share of CheckList's tests of {0} that fail"),

@@ -49,7 +49,7 @@ def measure(record: Record, folder: Path, test: bool, latency: bool) -> None:
     from hydra.utils import instantiate
 
     from effnlp.cache import fetch
-    from effnlp.data.prepare import load_task, prepare_data
+    from effnlp.data.prepare import as_learned, load_task, prepare_data
     from effnlp.evaluation.evaluate import predict, score
     from effnlp.evaluation.isolated import measure_use
     from effnlp.evaluation.predictions import Predictions, save_predictions
@@ -74,6 +74,7 @@ def measure(record: Record, folder: Path, test: bool, latency: bool) -> None:
     task = load_task(config["task"], cached)
     if task.fingerprint != record.identity["task_fingerprint"]:
         raise ValueError(f"the data of task {task.name} changed since trial {folder.name} was trained")
+    task = as_learned(task, config["finetuning"])
     data = prepare_data(task, config["data"]["filter"], config["model"], model_choice, cached)
     hardware = instantiate(config["hardware"], _convert_="all")()
     model = deployed.model.to(hardware.torch_device()).eval()

@@ -23,6 +23,7 @@ from effnlp.hardware.affinity import allowed_cpus
 from effnlp.legality import IllegalCombinationError, check
 from effnlp.menu import conf_dir, config_folders
 from effnlp.record import write_atomically
+from effnlp.report.units import direction
 from effnlp.search.attributes import ATTEMPTS, FIRST, OVERRIDES, PAUSED, REASON, REJECTED, slots
 from effnlp.search.budget import Budget, running, spent
 from effnlp.search.constraints import parse_constraints, parse_reference
@@ -138,16 +139,18 @@ def refuse_unmeasured(objectives: Iterable[str], config: DictConfig) -> None:
     """Say before the first trial that its quality would not be what the objectives are about.
 
     Raises:
-        ConfigError: If an objective is of classes and none are scored, or of numbers and none are.
+        ConfigError: If an objective is of classes and none are scored; so for numbers, and for texts.
     """
     chosen = list(config.evaluation.quality)
-    measured_by = {"val/accuracy": "classification", "val/pearson": "regression"}
+    measured_by = {
+        "val/accuracy": "classification", "val/pearson": "regression", "val/bits_per_byte": "language",
+    }  # fmt: skip
     for key, measure in measured_by.items():
         if key in objectives and measure not in chosen and set(chosen) & set(measured_by.values()):
             other = next(key for key, name in measured_by.items() if name in chosen)
             raise ConfigError(
                 f"search.objectives: {key} is measured by evaluation/quality={measure}, and the choice is "
-                f"[{','.join(chosen)}]; {other}:max goes with it"
+                f"[{','.join(chosen)}]; {other}:{direction(other)[:3]} goes with it"
             )
 
 

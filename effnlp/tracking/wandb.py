@@ -203,7 +203,7 @@ def predictions_table(folder: Path, record: Record) -> Any:
         logits, labels = load_predictions(folder)["val"]
     except (FileNotFoundError, KeyError):
         return None
-    if record.status != COMPLETED or logits.shape[1] < 2:
+    if record.status != COMPLETED or logits.shape[1] < 2 or labels.is_floating_point():
         return None
     import wandb
 

@@ -14,17 +14,19 @@ PROVIDES = {"build": ("attention_heads",)}
 
 
 class Attention(nn.Module):
-    """Each token reads every token of its text.
+    """Each token reads every token of its text, or those up to itself.
 
     Unlike the paper, the attention weights have no dropout, so that the fused kernel serves training too.
 
     Args:
         width: D.
         heads: H, a divisor of D.
+        causal: Whether a token reads no other that follows it. Padding must then follow the text.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
         super().__init__()
+        self.causal = causal
         self.heads = check_heads(width, heads)
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
@@ -41,6 +43,8 @@ class Attention(nn.Module):
             split_heads(self.query(hidden), self.heads),
             split_heads(self.key(hidden), self.heads),
             split_heads(self.value(hidden), self.heads),
-            attn_mask=mask.bool()[:, None, None, :],
+            # Padding follows the text, and so no token of it is read from left to right.
+            attn_mask=None if self.causal else mask.bool()[:, None, None, :],
+            is_causal=self.causal,
         )  # (B, H, T, E)
         return self.output(merge_heads(mixed))

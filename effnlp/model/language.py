@@ -1,0 +1,75 @@
+"""A language model: what each token of a text costs, given those before it.
+
+Source: Bengio et al. (2003), https://www.jmlr.org/papers/v3/bengio03a.html; the head reads the table of the
+embeddings, as in Press and Wolf (2017), https://arxiv.org/abs/1608.05859
+
+Legend: B batch, T tokens, D width, V vocabulary.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from effnlp.data.encodings import Batch
+
+
+class CausalEncoder(Protocol):
+    """An encoder whose state of a token depends on that token and those before it alone."""
+
+    tokens: nn.Embedding
+
+    def states(self, batch: Batch) -> Tensor:
+        """(B, T, D)."""
+        ...
+
+
+class TiedHead(nn.Module):
+    """Scores of the next token: products with the rows of the embedding table, and a bias for each token.
+
+    Args:
+        vocabulary_size: V.
+    """
+
+    def __init__(self, vocabulary_size: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(vocabulary_size))
+
+    def forward(self, states: Tensor, table: Tensor) -> Tensor:
+        """``states`` (B, T, D) and ``table`` (V, D) to (B, T, V)."""
+        return nn.functional.linear(states, table, self.bias)
+
+
+class LanguageModel(nn.Module):
+    """A causal encoder and a head tied to its embeddings; ``forward`` maps a batch to what its texts cost, (B, 2).
+
+    What is deployed scores texts, so that all that is measured of a model (FLOPs, latency, memory) holds the
+    product with the whole vocabulary at every token.
+
+    The first token of a text, which every text has in common, is given and not predicted; nor is the end.
+
+    Args:
+        encoder: A :class:`CausalEncoder` that is a module.
+    """
+
+    export_tolerance = 0.01
+    """Costs are sums over tokens, hundreds of nats, and the file may add them up in another order."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = TiedHead(encoder.tokens.num_embeddings)  # type: ignore[union-attr, arg-type]
+
+    def scores(self, batch: Batch) -> Tensor:
+        """(B, T, V): after each token, the logits of the one that follows it."""
+        states: Tensor = self.encoder.states(batch)  # type: ignore[operator]  # (B, T, D)
+        return self.head(states, self.encoder.tokens.weight)  # type: ignore[union-attr]
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B, 2) float32: of each text the nats of all its predicted tokens, and how many there are."""
+        wanted, counted = batch["input_ids"][:, 1:], batch["attention_mask"][:, 1:]  # (B, T - 1) each
+        logits = self.scores(batch)[:, :-1].float()  # (B, T - 1, V)
+        nats = cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")  # (B (T - 1),)
+        nats = (nats.view(wanted.shape) * counted).sum(1)  # (B,)
+        return torch.stack([nats, counted.sum(1).float()], dim=1)
