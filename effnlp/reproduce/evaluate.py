@@ -43,12 +43,11 @@ def evaluate(
     """
     runs, spent, start = runs or {}, spent or Spent(), time.perf_counter()
     lacks = lacking(layer.needs)
-    if lacks:
-        cells, holes = [], unfilled(experiment, layer, lacks)
-    else:
-        cells, holes = make_cells(experiment, layer, runs, missing)
+    cells: list[Cell] = []
+    holes = unfilled(experiment, layer, lacks) if lacks else []
     claims = [claim for claim in experiment.claims if claim.layer == layer.name]
     if not lacks:
+        cells, holes = make_cells(experiment, layer, runs, missing)
         _refuse_unknown_rows(experiment, claims, cells, holes)
     records = list({run.folder: run.record for row in runs.values() for run in row}.values())
     return Result(
