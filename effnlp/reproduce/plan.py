@@ -93,24 +93,19 @@ def seed_name(init: int, order: int) -> str:
     return str(init) if init == order else f"{init}-{order}"
 
 
-def make_plans(wanted: Sequence[tuple[Experiment, str]], seeds: int | None = None) -> list[Plan]:
+def make_plans(wanted: Sequence[tuple[Experiment, str]]) -> list[Plan]:
     """A plan for each experiment and the name of its layer, in their order; reads no record.
-
-    Args:
-        seeds: So many, 0, 1, 2 …, in place of those that the layers name.
 
     Raises:
         ConfigError: For everything in them that does not make a run, a line each, with experiment and row.
     """
-    if seeds is not None and seeds < 1:
-        raise ConfigError(f"--seeds must be at least 1, got {seeds}")
     problems: dict[str, None] = {}
     plans, known = [], dict[Path, PlannedRun]()
     with hydra_context():
         compose = Composer()
         for experiment, name in wanted:
             layer = experiment.layers[name]
-            pairs = [(seed, seed) for seed in range(seeds)] if seeds else list(layer.seeds) or [(0, 0)]
+            pairs = layer.seeds or [(0, 0)]
             rows: dict[str, dict[str, PlannedRun]] = {}
             for row in layer.rows:
                 where = f"{experiment.name}, layer {name}, row {row}"

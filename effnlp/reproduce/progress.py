@@ -88,7 +88,10 @@ def forecast_in_words(
     fewest, most = min(each.records for each in known), max(each.records for each in known)
     count = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     based = f"based on  {count} earlier record{'s' if most > 1 else ''} most like each run"
-    return [*lines, based + (f"; nothing is known of {lacking} runs" if lacking else "")]
+    return [
+        *lines,
+        based + (f"; nothing is known of {lacking} run{'s' if lacking > 1 else ''}" if lacking else ""),
+    ]
 
 
 def left_seconds(

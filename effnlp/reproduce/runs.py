@@ -17,6 +17,7 @@ from effnlp.reproduce.plan import Finder, Found, Plan, PlannedRun, bind, distinc
 from effnlp.reproduce.progress import WHERE, Watcher, expect, forecast_in_words, longest_first, watched
 from effnlp.reproduce.result import Spent
 from effnlp.reproduce.session import Job, begin
+from effnlp.reproduce.tracked import overrides_for
 from effnlp.signals import term_is_interrupt
 
 SESSIONS = Path("outputs/reproduce/.sessions")
@@ -85,6 +86,8 @@ def complete(
     if jobs < 0:
         raise ConfigError(f"--jobs must be at least 0, got {jobs}")
     check_launcher(launcher)
+    if tracking is not None:
+        overrides_for(tracking, "any")
     if console is None:
         from rich.console import Console
 
@@ -96,7 +99,11 @@ def complete(
     if to_do and jobs:
         with_tracker = tracked(to_do, tracking)
         bind(with_tracker)
-        _do(with_tracker, min(jobs, len(to_do)), launcher, console, launch)
+        try:
+            _do(with_tracker, min(jobs, len(to_do)), launcher, console, launch)
+        except KeyboardInterrupt:
+            _say(console, "stopped; the same command goes on")
+            raise
     for run in to_do:
         found[run.folder] = _looked_again(find(run), run)
     seconds = time.monotonic() - start
@@ -113,7 +120,7 @@ def _announce(
     """How many runs there are and are to be done, and what is odd about those that are there."""
     if not every:
         return
-    there = sum(each.record is not None for each in found.values())
+    there = sum(found[run.folder].record is not None for run in every)
     barred = len(every) - there - len(to_do)
     parts = [f"{there} there", f"{len(to_do)} to do", *([f"{barred} that cannot be told"] if barred else [])]
     _say(console, f"runs      {len(every)}: {', '.join(parts)}")
@@ -141,20 +148,16 @@ def tracked(runs: Sequence[PlannedRun], tracking: str | None) -> list[PlannedRun
     """
     if tracking is None:
         return list(runs)
+    added = {group: overrides_for(tracking, group) for group in dict.fromkeys(run.group for run in runs)}
+    made = []
     with hydra_context():
         composer = Composer()
-        return [_tracked(run, tracking, composer) for run in runs]
-
-
-def _tracked(run: PlannedRun, tracking: str, composer: Composer) -> PlannedRun:
-    if any(override.startswith("tracking") for override in run.overrides):
-        return run
-    overrides = (*run.overrides, f"tracking={tracking}")
-    composed = composer(overrides)
-    if "group" in composed.config["tracking"]:
-        overrides = (*overrides, f"tracking.group={run.group}")
-        composed = composer(overrides)
-    return replace(run, overrides=overrides, composed=composed)
+        for run in runs:
+            if not any(override.startswith("tracking") for override in run.overrides):
+                overrides = (*run.overrides, *added[run.group])
+                run = replace(run, overrides=overrides, composed=composer(overrides))
+            made.append(run)
+    return made
 
 
 def _do(runs: Sequence[PlannedRun], workers: int, launcher: str, console: Any, launch: Launch) -> None:
