@@ -88,6 +88,12 @@ def table(
         "T0": {"inference": zero_shot, "training": 0.0, "disk": 0.0},
     }
     for row, model in in_context.items():
-        spent = inference_flops(query_tokens=query_tokens, shots=shots, shot_tokens=shot_tokens, **model)
-        cells[row] = {"inference": spent, "training": 0.0, "disk": prompt_bytes(shots, shot_tokens) / KILO}
+        cells[row] = {
+            "inference": inference_flops(
+                query_tokens=query_tokens, shots=shots, shot_tokens=shot_tokens, **model
+            ),
+            "inference without the text": inference_flops(query_tokens=shots * shot_tokens, **model),
+            "training": 0.0,
+            "disk": prompt_bytes(shots, shot_tokens) / KILO,
+        }
     return cells
