@@ -10,6 +10,7 @@ The ``figure`` of an experiment has ``kind``, ``x``, ``y`` and ``log``:
 Columns of one unit share a panel, others get one of their own.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -252,6 +253,31 @@ def ticks_of(panel: Panel) -> list[float]:
     """Where a line's numbers stand, if they are few: the axis is marked there."""
     places = sorted({x for series in panel.series for x in series.x if isinstance(x, float)})
     return places if panel.kind == "lines" and len(places) <= 8 else []
+
+
+def label_sides(panel: Panel) -> list[list[tuple[str, str]]]:
+    """Where the name of each point of each series stands: ``left`` or ``right`` of it, and ``top`` or ``bottom``.
+
+    To the side where there is more room, and by turns above and below, since neighbours would cover each other.
+    """
+    places = [
+        (math.log(x) if panel.log_x else x, number, index)
+        for number, series in enumerate(panel.series)
+        for index, x in enumerate(map(float, series.x))
+    ]
+    middle = (min(places)[0] + max(places)[0]) / 2
+    sides = [[("", "")] * len(series.x) for series in panel.series]
+    for turn, (x, number, index) in enumerate(sorted(places)):
+        sides[number][index] = ("right" if x <= middle else "left", "bottom" if turn % 2 else "top")
+    return sides
+
+
+def caption(panels: Sequence[Panel]) -> str:
+    """What the marks of the panels mean, in a sentence or two."""
+    series = [each for panel in panels for each in panel.series]
+    has_intervals = any(low is not None for each in series if not each.is_paper for low in each.low)
+    ours = "Filled: ours, with 90 % intervals over seeds." if has_intervals else "Filled: ours."
+    return f"{ours} Hollow: the paper’s figures." if any(each.is_paper for each in series) else ours
 
 
 def described(series: Series, index: int) -> str:

@@ -14,7 +14,7 @@ SPECIAL = {
     "µ": r"$\mu$", "μ": r"$\mu$", "·": r"$\cdot$", "²": r"$^2$", "³": r"$^3$", "…": r"\ldots{}",
     "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "ε": r"$\varepsilon$", "λ": r"$\lambda$", "σ": r"$\sigma$",
     "τ": r"$\tau$", "η": r"$\eta$", "ρ": r"$\rho$", "“": "``", "”": "''", "‘": "`", "’": "'",
-    "«": r"$\ll$", "»": r"$\gg$", "Ð": "D", "ð": "d", "Þ": "Th", "þ": "th",
+    "\u00a0": "~", "«": r"$\ll$", "»": r"$\gg$", "Ð": "D", "ð": "d", "Þ": "Th", "þ": "th",
 }  # fmt: skip
 """What LaTeX would read as a command, or has under another name."""
 

@@ -1,5 +1,6 @@
 """A table and its claims as Markdown."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from effnlp.reproduce.result import Checked
@@ -55,7 +56,7 @@ def escaped(text: str) -> str:
     """``text`` so that Markdown shows it as it is, in a table too."""
     for mark in "\\|*_`<[":
         text = text.replace(mark, "\\" + mark)
-    return " ".join(text.split())
+    return " ".join(re.split(r"[ \t\r\n]+", text.strip(" \t\r\n")))
 
 
 def _line(cells: Sequence[str]) -> str:

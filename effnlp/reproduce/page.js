@@ -20,7 +20,7 @@ function wrapped(text, width) {
   return lines.join("<br>");
 }
 
-function draw(plot, { traces, xaxis, yaxis }) {
+function draw(plot, { traces, legend, xaxis, yaxis }) {
   const { ink, line, surface } = colours();
   const narrow = isNarrow(plot);
   const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true, exponentformat: "power" };
@@ -28,7 +28,7 @@ function draw(plot, { traces, xaxis, yaxis }) {
   Plotly.react(plot, traces, {
     paper_bgcolor: surface, plot_bgcolor: surface,
     font: { family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 13, color: ink },
-    margin: { l: 56, r: 12, t: 40, b: 44 }, hovermode: "closest", showlegend: true, barmode: "overlay",
+    margin: { l: 56, r: 12, t: legend ? 40 : 12, b: 44 }, hovermode: "closest", showlegend: legend, barmode: "overlay",
     hoverlabel: { align: "left", bgcolor: surface, bordercolor: line, font: { color: ink } },
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", uirevision: "kept" },
     xaxis: { ...axis, ...xaxis, ...names, showgrid: !xaxis.ticktext },

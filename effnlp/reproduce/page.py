@@ -5,7 +5,7 @@ from importlib.resources import files
 from typing import Any
 
 from effnlp.reproduce.experiment import Experiment
-from effnlp.reproduce.figure import panels
+from effnlp.reproduce.figure import caption, panels
 from effnlp.reproduce.plot import plotly
 from effnlp.reproduce.result import FAILS, HOLDS, NOT_TESTABLE, UNDECIDED, Checked, Finding, Result
 from effnlp.reproduce.table import UNVERIFIED, Table, header, ours_text, paper_text, tabulate
@@ -69,12 +69,14 @@ def _layer(
     table = tabulate(experiment, result)
     layer = experiment.layers.get(result.layer)
     first = len(drawn)
-    drawn += [plotly(panel) for panel in panels(experiment, table)]
+    shown = panels(experiment, table)
+    drawn += [plotly(panel) for panel in shown]
     return {
         "name": result.layer,
         "said": layer.said if layer else "",
         "table": _table(table),
         "figures": [(number, _alternative(drawn[number])) for number in range(first, len(drawn))],
+        "caption": caption(shown),
         "claims": [_claim(claim) for claim in result.claims],
         "counts": counted(result.claims),
         "holes": len(result.holes),

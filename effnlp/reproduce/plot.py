@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effnlp.reproduce.figure import Panel, Series, described, ticks_of
+from effnlp.reproduce.figure import Panel, Series, described, label_sides, ticks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,15 +69,29 @@ def _draw(panel: Panel, axes: "Axes") -> None:
             label=None if is_bar else series.name,
             zorder=3,
         )
-        if panel.labelled:
-            for name, place, up in zip(series.names, x, series.y, strict=True):
-                axes.annotate(name, (place, up), xytext=(5, 4), textcoords="offset points", fontsize=7)
+    if panel.labelled:
+        _name_points(panel, axes)
     _mark_axes(panel, axes)
+
+
+def _name_points(panel: Panel, axes: "Axes") -> None:
+    for series, sides in zip(panel.series, label_sides(panel), strict=True):
+        for index, (across, up) in enumerate(sides):
+            is_left, is_below = across == "left", up == "bottom"
+            axes.annotate(
+                series.names[index],
+                (float(series.x[index]), series.y[index]),
+                xytext=(-5 if is_left else 5, -5 if is_below else 4),
+                textcoords="offset points",
+                ha="right" if is_left else "left",
+                va="top" if is_below else "bottom",
+                fontsize=7,
+            )
 
 
 def _mark_axes(panel: Panel, axes: "Axes") -> None:
     if panel.labelled:
-        axes.margins(x=0.12)  # room for the names
+        axes.margins(y=0.1)  # room for the names
     if panel.log_x:
         axes.set_xscale("log")
     if panel.log_y:
@@ -100,7 +114,13 @@ def _mark_axes(panel: Panel, axes: "Axes") -> None:
     axes.set_ylabel(panel.y_title)
     axes.grid(axis="y" if panel.kind == "bars" else "both", linewidth=0.4, alpha=0.5)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0))
+    if has_legend(panel):
+        axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0))
+
+
+def has_legend(panel: Panel) -> bool:
+    """Whether there is more than one kind of point to be told apart."""
+    return len(panel.series) > 1
 
 
 def reaches(series: Series) -> tuple[list[float], list[float]]:
@@ -142,11 +162,13 @@ def _offsets(panel: Panel) -> list[float]:
 
 def plotly(panel: Panel) -> dict[str, Any]:
     """Traces and axes for the page's script, which adds what depends on the theme."""
-    offsets = _offsets(panel)
+    traces = [_trace(panel, *each) for each in zip(panel.series, _offsets(panel), strict=True)]
+    if panel.labelled:
+        named = map(_names, panel.series, label_sides(panel))
+        traces = [trace | names for trace, names in zip(traces, named, strict=True)]
     return {
-        "traces": [
-            _trace(panel, series, offset) for series, offset in zip(panel.series, offsets, strict=True)
-        ],
+        "traces": traces,
+        "legend": has_legend(panel),
         "xaxis": _x_axis(panel),
         "yaxis": {
             "title": {"text": escaped(panel.y_title)},
@@ -184,10 +206,16 @@ def _trace(panel: Panel, series: Series, offset: float) -> dict[str, Any]:
         "type": "scatter", "mode": mode, "line": line,
         "marker": {"color": colour, "size": 9, "symbol": symbol, "line": {"width": 1.5, "color": colour}},
     }  # fmt: skip
-    if not panel.labelled:
-        return trace
-    labels = [escaped(name) for name in series.names]
-    return trace | {"text": labels, "textposition": "middle right", "textfont": {"size": 10}}
+    return trace
+
+
+def _names(series: Series, sides: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    return {
+        "text": [escaped(name) for name in series.names],
+        "textposition": [f"{up} {across}" for across, up in sides],
+        "textfont": {"size": 10},
+        "cliponaxis": False,
+    }
 
 
 def _x_axis(panel: Panel) -> dict[str, Any]:

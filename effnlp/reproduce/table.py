@@ -14,6 +14,7 @@ from effnlp.statistics import LEVEL, Seeds, t_interval
 
 HOLE = "–"
 UNVERIFIED = "unverified"
+NO_BREAK = "\u00a0"
 ARROWS = {"max": "↑", "min": "↓"}
 LARGE = 1e7
 """From here on, figures are written with an exponent: columns should have units in which they are smaller."""
@@ -179,7 +180,7 @@ class _Footnotes:
 
     def of_paper(self, figure: Published) -> list[int]:
         found = [] if self.of_all else [self._number(_capital(_source(figure)) + ".")]
-        return found + ([self._number(_ended(figure.note))] if figure.note else [])
+        return found + ([self._number(_capital(_ended(figure.note)))] if figure.note else [])
 
 
 def _source(figure: Published) -> str:
@@ -254,9 +255,9 @@ def printed(value: float) -> str:
 
 
 def header(column: Column) -> str:
-    """``SST-2, % ↑``: the name, the unit, and which way is better."""
-    unit = f", {column.unit}" if column.unit else ""
-    arrow = f" {ARROWS[column.better]}" if column.better in ARROWS else ""
+    """``SST-2 (%) ↑``: the name, the unit, and which way is better."""
+    unit = f" ({column.unit})" if column.unit else ""
+    arrow = f"{NO_BREAK}{ARROWS[column.better]}" if column.better in ARROWS else ""
     return f"{column.name}{unit}{arrow}"
 
 

@@ -71,7 +71,8 @@ def _show_claim(claim: Checked, console: Console) -> None:
         )
     )
     found = estimate_in_words(finding)
-    for said in (f"found {found}" if found else "", rule_in_words(claim), finding.why, set_in_words(claim)):
+    rule = "; ".join(filter(None, [f"found {found}" if found else "", rule_in_words(claim)]))
+    for said in (rule, finding.why, set_in_words(claim)):
         if said:
             console.print(Padding(Text(said, style="dim"), (0, 0, 0, 4)))
 
@@ -112,7 +113,7 @@ def _strips(table: Table, column: Column) -> list[Strip]:
 
 def _heading(name: str, cells: Sequence[str]) -> list[str]:
     """``name`` in lines as wide as its longest word or the widest of the cells below it."""
-    widest = max([*map(cell_len, cells), *map(cell_len, name.split()), 1])
+    widest = max([*map(cell_len, cells), *map(cell_len, name.split(" ")), 1])
     return textwrap.wrap(name, widest, break_long_words=False, break_on_hyphens=False) or [""]
 
 

@@ -124,7 +124,7 @@ def spent_in_words(spent: Spent) -> str:
     """``6 runs, of which 4 were there: 12.3 min, 4.10 kJ (measured), 0.5 g CO2e``."""
     total = spent.runs + spent.reused
     if not total:
-        return f"no runs; {human('seconds', spent.seconds)}"
+        return f"{human('seconds', spent.seconds)}, without any run"
     runs = f"{total} run{'s' if total != 1 else ''}"
     if spent.reused:
         runs += (

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from effnlp.reproduce.experiment import Column, Published
-from effnlp.reproduce.figure import number_in, panels, problems
+from effnlp.reproduce.figure import caption, label_sides, number_in, panels, problems
 from effnlp.reproduce.plot import focus, plotly, reaches, save
 from effnlp.reproduce.result import Cell
 from effnlp.reproduce.table import tabulate
@@ -43,7 +43,7 @@ def test_rows_that_differ_in_a_number_are_one_line_from_left_to_right(lines):
 
 def test_columns_of_one_unit_share_a_panel(lines):
     first, second = drawn(*lines)
-    assert (first.y_title, second.y_title) == ("s", "memory, MB")
+    assert (first.y_title, second.y_title) == ("s", "memory (MB)")
     assert {each.name for each in first.series if not each.is_paper} == {
         "softmax, seconds (ours)", "linear, seconds (ours)", "softmax, work (ours)", "linear, work (ours)",
     }  # fmt: skip
@@ -165,6 +165,27 @@ def test_the_papers_points_are_hollow_and_ours_filled(experiment, small, kind):
     assert paper["marker"]["symbol"].endswith("-open")
     assert "open" not in ours["marker"].get("symbol", "")
     assert ours["name"] == "ours"
+
+
+def test_names_of_points_stand_on_the_side_with_more_room_and_by_turns_above_and_below(experiment, small):
+    (panel,) = drawn(experiment, small)
+    assert panel.labelled
+    points = sorted(
+        (x, side)
+        for series, sides in zip(panel.series, label_sides(panel), strict=True)
+        for x, side in zip(series.x, sides, strict=True)
+    )
+    assert [across for _, (across, _) in points] == ["right", "right", "left", "left"]
+    assert [up for _, (_, up) in points] == ["top", "bottom", "top", "bottom"]
+
+
+def test_the_caption_speaks_of_what_is_drawn_alone(experiment, small):
+    exact = replace(small, cells=[replace(cell, is_exact=True) for cell in small.cells])
+    alone = replace(experiment, published=[])
+    assert caption(drawn(experiment, small)) == (
+        "Filled: ours, with 90 % intervals over seeds. Hollow: the paper’s figures."
+    )
+    assert caption(drawn(alone, exact)) == "Filled: ours."
 
 
 def test_names_with_signs_of_markup_are_shown_as_they_are(experiment, small):

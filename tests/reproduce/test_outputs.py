@@ -290,7 +290,7 @@ def test_runs_that_were_all_there_are_said_to_be():
     assert spent_in_words(Spent(1.0, 0, 3, 60.0)).startswith(
         "3 runs, all of them there already: 60.0 s of runs"
     )
-    assert spent_in_words(Spent(2.0)) == "no runs; 2.00 s"
+    assert spent_in_words(Spent(2.0)) == "2.00 s, without any run"
 
 
 def test_times_are_said_to_the_minute_and_what_is_no_time_as_it_is():

@@ -139,7 +139,7 @@ def test_what_a_paper_prints_is_not_rounded(table):
 
 
 def test_a_heading_has_the_unit_and_says_which_way_is_better():
-    assert header(Column("SST-2", unit="%", better="max")) == "SST-2, % ↑"
+    assert header(Column("SST-2", unit="%", better="max")) == "SST-2 (%)\u00a0↑"
     assert header(Column("bytes")) == "bytes"
 
 
