@@ -50,31 +50,19 @@ class Days:
         ]
 
 
-def intensities(regions: Sequence[str]) -> Table:
-    """Rows are regions by name: the mean intensity of a year in ``g/kWh``, and ``times the cleanest``.
-
-    Args:
-        regions: Codes; ``effnlp carbon --regions`` lists them.
-    """
-    found = by_intensity(regions)
-    cleanest = found[0].grams_per_kilowatt_hour
-    return {
-        f"{region.full_name} ({region.code})": {
-            "g/kWh": region.grams_per_kilowatt_hour,
-            "times the cleanest": region.grams_per_kilowatt_hour / cleanest,
-        }
-        for region in found
-    }
-
-
 def of_jobs(
-    jobs: Mapping[str, Mapping[str, float]], regions: Sequence[str], unit: str = "g", drawn_days: int = 20
+    jobs: Mapping[str, Mapping[str, float]],
+    regions: Sequence[str],
+    shown: Sequence[str] = (),
+    unit: str = "g",
+    drawn_days: int = 20,
 ) -> Table:
     """What published jobs would emit elsewhere and at other times, their power being even.
 
     Args:
         jobs: Name to ``{"hours": …, "kWh": …}``.
-        regions: Codes; the cleanest and the dirtiest of them are shown.
+        regions: Codes; ``effnlp carbon --regions`` lists them.
+        shown: Those of them whose emissions are a column.
         unit: Of emissions: ``mg``, ``g`` or ``kg``.
         drawn_days: On how many days of drawn intensities a choice of the start is tried.
 
@@ -84,14 +72,22 @@ def of_jobs(
     days = Days(drawn_days)
     return {
         name: cells(
-            [Segment(0.0, job["hours"] * HOUR, job["kWh"] * JOULES_PER_KILOWATT_HOUR)], regions, unit, days
+            [Segment(0.0, job["hours"] * HOUR, job["kWh"] * JOULES_PER_KILOWATT_HOUR)],
+            regions,
+            shown,
+            unit,
+            days,
         )
         for name, job in jobs.items()
     }
 
 
 def of_runs(
-    runs: Mapping[str, Runs], regions: Sequence[str], unit: str = "mg", drawn_days: int = 20
+    runs: Mapping[str, Runs],
+    regions: Sequence[str],
+    shown: Sequence[str] = (),
+    unit: str = "mg",
+    drawn_days: int = 20,
 ) -> Table:
     """As :func:`of_jobs`, for the runs of each row, stage by stage; one value a seed.
 
@@ -102,32 +98,37 @@ def of_runs(
     found: dict[str, dict[str, dict[str, float]]] = {}
     for row, of_row in runs.items():
         for run in of_row:
-            for column, value in cells(segments(stages(run)), regions, unit, days).items():
+            for column, value in cells(segments(stages(run)), regions, shown, unit, days).items():
                 found.setdefault(row, {}).setdefault(column, {})[run.seed] = value
     return found
 
 
 def cells(
-    work: Sequence[Segment], regions: Sequence[str], unit: str = "g", days: Days | None = None
+    work: Sequence[Segment],
+    regions: Sequence[str],
+    shown: Sequence[str] = (),
+    unit: str = "g",
+    days: Days | None = None,
 ) -> dict[str, float]:
     """Column to figure of one piece of work.
 
-    ``g in NO1`` and ``g in US-WV`` (the cleanest and the dirtiest region, in ``unit``) come from the schedule,
-    ``energy times intensity`` is the latter by multiplication alone, ``dirtiest over cleanest`` their ratio. What a
-    choice of time saves is in per cent of the emissions (:func:`saved`), on the made-up day of
-    :func:`effnlp.carbon.trace.synthetic_day`. ``least saved`` is the smallest share that a start within a day
-    saves over all arrivals on the drawn ``days``.
+    ``g in FRA`` and the like are its emissions in the regions to be ``shown``, in ``unit``, from the schedule;
+    ``energy times intensity`` is that of the dirtiest region by multiplication alone, ``dirtiest over cleanest`` a
+    ratio over all regions. What a choice of time saves is in per cent of the emissions (:func:`saved`), on the
+    made-up day of :func:`effnlp.carbon.trace.synthetic_day`. ``least saved`` is the smallest share that a start
+    within a day saves, over all arrivals on the drawn ``days``.
+
+    Raises:
+        ValueError: For an unknown unit or region, or fewer than two regions.
     """
     if unit not in SCALES:
         raise ValueError(f"unit must be one of {', '.join(SCALES)}, got {unit!r}")
     cleanest, *_, dirtiest = by_intensity(regions)
     energy = math.fsum(segment.joules for segment in work) / JOULES_PER_KILOWATT_HOUR
-    low, high = (grams_in(region, work) for region in (cleanest, dirtiest))
-    found = {
-        f"{unit} in {cleanest.code}": SCALES[unit] * low,
-        f"{unit} in {dirtiest.code}": SCALES[unit] * high,
+    found = {f"{unit} in {code}": SCALES[unit] * grams_in(find_region(code), work) for code in shown}
+    found |= {
         "energy times intensity": SCALES[unit] * energy * dirtiest.grams_per_kilowatt_hour,
-        "dirtiest over cleanest": high / low,
+        "dirtiest over cleanest": grams_in(dirtiest, work) / grams_in(cleanest, work),
         **{column: PER_CENT * share for column, share in saved(work, synthetic_day(1.0)).items()},
     }
     if days is not None:
