@@ -88,19 +88,16 @@ def one_objective(seeds: int, first_seed: int = 0, whole_runs: float = 30.0) -> 
     Raises:
         ValueError: If a number is not positive.
     """
-    chosen = _seeds(seeds, first_seed)
-    if whole_runs <= 0:
-        raise ValueError(f"whole_runs must be above 0, got {whole_runs}")
     whole, training = problem("whole", FIRST_OBJECTIVE), problem("training", FIRST_OBJECTIVE)
     best = max(100 * whole.truth(point)[ACCURACY] for point in whole.points or ())
     found: dict[str, dict[str, dict[str, float]]] = {row: {} for row in (GRID, *SINGLE)}
-    for seed in chosen:
-        random = _search(whole, RANDOM, seed, whole_runs)
+    for seed in _seeds(seeds, first_seed):
+        random = run_search(whole, RANDOM, seed, whole_runs)
         target = max(trial.values[0] for trial in random.finished)
         _put(found[GRID], {EARLY_BEST: best, FINAL_BEST: best}, seed)
         for row, search in SINGLE.items():
-            done = random if search == RANDOM else _search(whole, search, seed, whole_runs)
-            alone = done if search == RANDOM else _search(training, search, seed, whole_runs)
+            done = random if search == RANDOM else run_search(whole, search, seed, whole_runs)
+            alone = done if search == RANDOM else run_search(training, search, seed, whole_runs)
             figures = {
                 TO_TARGET: 100 * spent_to(done, target) / whole_runs,
                 TRAINING: 100 * spent_to(alone, target) / whole_runs,
@@ -141,7 +138,7 @@ def several_objectives(
     budgets = [share * whole_runs for share in shares]
     for seed in _seeds(seeds, first_seed):
         for row, search in SEVERAL.items():
-            done = _search(both, replace(search, workers=workers), seed, whole_runs)
+            done = run_search(both, replace(search, workers=workers), seed, whole_runs)
             qualities = quality_over_budget(done, budgets)
             names = [f"hypervolume at {share:.0%}".replace("%", " %") for share in shares]
             _put(found[row], dict(zip(names, qualities, strict=True)), seed)
@@ -216,9 +213,12 @@ def _without_start(curve: curves.Curve) -> curves.Curve:
     return replace(curve, looks=tuple(replace(look, seconds=look.fraction * whole) for look in curve.looks))
 
 
-def _search(of: Problem, search: Search, seed: int, whole_runs: float) -> Simulated:
+def run_search(of: Problem, search: Search, seed: int, whole_runs: float) -> Simulated:
+    """Search until so many mean whole runs are spent."""
+    if whole_runs <= 0:
+        raise ValueError(f"whole_runs must be above 0, got {whole_runs}")
     return simulate(
-        of, _sampler, _halving(search, seed), workers=search.workers, seed=seed, whole_runs=whole_runs
+        of, _sampler, rule_of(search, seed), workers=search.workers, seed=seed, whole_runs=whole_runs
     )
 
 
@@ -228,7 +228,7 @@ def _sampler(space: Any, seed: int) -> Any:
     return make_sampler(_config("sampler", "random"), space, seed)
 
 
-def _halving(search: Search, seed: int) -> SuccessiveHalving | None:
+def rule_of(search: Search, seed: int) -> SuccessiveHalving | None:
     """The rule as a sweep has it, with the settings of the search."""
     from hydra.utils import instantiate
 
