@@ -31,16 +31,9 @@ def speed_up(saving: float) -> float:
     return 1 / (1 - saving)
 
 
-def flops_to(layer: int, of: str, tokens: int, classes: int = 2) -> int:
-    """FLOPs of a text that leaves after ``layer``, counted on the meta device, with every exit on its way.
-
-    Each exit has a pooler of its own, D × D, and a head, D × classes.
-    """
-    full = shape(of)
-    ways_out = (
-        layer * 2 * full.width * classes + (layer - 1) * 2 * full.width**2
-    )  # the last pooler is the encoder's
-    return forward_flops(on_meta(dataclasses.replace(full, depth=layer)), tokens) + ways_out
+def flops_of_exits(passed: int, width: int, classes: int = 2) -> int:
+    """FLOPs of so many exits: each has a pooler, D × D, and a head, D × classes, and reads one token."""
+    return passed * 2 * (width * width + width * classes)
 
 
 def table(exits: Mapping[str, Sequence[float]], of: str, tokens: int) -> dict[str, dict[str, float]]:
@@ -54,14 +47,17 @@ def table(exits: Mapping[str, Sequence[float]], of: str, tokens: int) -> dict[st
     Raises:
         ValueError: If a row does not have a count for each layer.
     """
-    depth = shape(of).depth
-    # Without heads: the model that is not made to leave early has one only, after its last layer.
-    whole = forward_flops(on_meta(shape(of)), tokens)
-    spent = [flops_to(layer, of, tokens) for layer in range(1, depth + 1)]
+    full = shape(of)
+    for row, counts in exits.items():
+        if len(counts) != full.depth:
+            raise ValueError(f"{row}: {of} has {full.depth} layers, got {len(counts)} counts")
+    depths = range(1, full.depth + 1)
+    # The encoder of each depth has a pooler, which the last exit reads; those on the way have their own.
+    to_layer = [forward_flops(on_meta(dataclasses.replace(full, depth=depth)), tokens) for depth in depths]
+    whole = to_layer[-1]
+    spent = [flops + flops_of_exits(passed, full.width) for passed, flops in enumerate(to_layer)]
     cells = {}
     for row, counts in exits.items():
-        if len(counts) != depth:
-            raise ValueError(f"{row}: {of} has {depth} layers, got {len(counts)} counts")
         saving = expected_saving(counts)
         mean_flops = sum(count * flops for count, flops in zip(counts, spent, strict=True)) / sum(counts)
         cells[row] = {

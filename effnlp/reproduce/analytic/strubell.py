@@ -41,8 +41,8 @@ def table(trainings: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, f
     cells = {}
     for row, of in trainings.items():
         cells[row] = {
-            "cloud, from": cloud_dollars(int(of["devices"]), of["hours"], of["lowest_rate"]),
-            "cloud, to": cloud_dollars(int(of["devices"]), of["hours"], of["highest_rate"]),
+            "lowest price": cloud_dollars(int(of["devices"]), of["hours"], of["lowest_rate"]),
+            "highest price": cloud_dollars(int(of["devices"]), of["hours"], of["highest_rate"]),
         }
         if "power_watts" in of:
             energy = kilowatt_hours(of["power_watts"], of["hours"])

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from effnlp.compression.early_exit.deebert import EarlyExitClassifier
+from effnlp.compression.early_exit.deebert import EarlyExitClassifier, entropy
 from effnlp.model.backbone import BackboneEncoder, Size
 from effnlp.model.classifier import Classifier
 from effnlp.model.mixer.attention import Attention
@@ -56,14 +57,21 @@ def test_the_histogram_of_our_early_exit_gives_the_layers_that_ran():
     model.exits_in_use = True
     with torch.no_grad():
         first = model.exits[0](encoder.pool(encoder.layer(0, encoder.embed(batch))))
-        from effnlp.compression.early_exit.deebert import entropy
-
         model.threshold = entropy(first).median().item()
         ran.clear()
         model.reset_exit_counts()
         model(batch)
     assert 30 < sum(ran) < 4 * 30
     assert early_exit.expected_saving(model.exit_counts.tolist()) == pytest.approx(1 - sum(ran) / (4 * 30))
+
+
+def test_an_exit_that_is_passed_costs_its_pooler_and_its_head():
+    with torch.device("meta"):
+        way_out = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.Tanh(), torch.nn.Linear(32, 3))
+        hidden = torch.empty(1, 32)
+    with FlopCounterMode(display=False) as counter:
+        way_out(hidden)
+    assert early_exit.flops_of_exits(5, width=32, classes=3) == 5 * counter.get_total_flops()
 
 
 def test_a_row_without_a_count_for_each_layer_is_an_error():

@@ -18,7 +18,7 @@ def handed_out(parameters, workers, stage):
     return kept
 
 
-@pytest.mark.parametrize(("workers", "stage"), itertools.product([1, 2, 8], range(4)))
+@pytest.mark.parametrize(("workers", "stage"), list(itertools.product([1, 2, 8], range(4))))
 def test_a_worker_holds_what_it_is_handed(workers, stage):
     assert zero.state_bytes(64, workers, stage) == handed_out(64, workers, stage)
 
