@@ -4,7 +4,7 @@ A rule estimates a quantity from the cells of a layer, with a 90 % interval, and
 inside ``holds``, wholly outside ``fails``, anything else is ``undecided``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from effnlp.menu import suggest
 from effnlp.reproduce.claims import grammar
@@ -99,12 +99,15 @@ def check(
     cells: Mapping[tuple[str, str], Cell],
     published: Mapping[tuple[str, str], Published],
     columns: Mapping[str, Column],
+    holes: Collection[tuple[str, str]] = (),
 ) -> Finding:
     """Whether a claim holds for the cells of its layer.
 
     Args:
         cells, published: By row and column.
         columns: By name.
+        holes: Rows and columns of cells that should be there and are not. A claim about every row or column is about
+            these, too, so that it does not hold because what would break it is missing.
 
     Returns:
         ``undecided`` where a cell is missing or has too few seeds, with the reason.
@@ -124,4 +127,4 @@ def check(
     from effnlp.reproduce.claims.figures import Figures
 
     rule = getattr(pairs, claim.kind, None) or getattr(sequences, claim.kind)
-    return rule(claim.arguments, Figures(cells, published, columns))
+    return rule(claim.arguments, Figures(cells, published, columns, holes))

@@ -1,7 +1,7 @@
 """The cells that a claim names, as samples."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,16 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True)
 class Figures:
-    """What a rule may look at: cells and published figures by place, columns by name."""
+    """What a rule may look at.
+
+    Attributes:
+        holes: Places that should have a cell and do not.
+    """
 
     cells: Mapping[Place, Cell]
     published: Mapping[Place, Published]
     columns: Mapping[str, Column]
+    holes: Collection[Place] = ()
 
     def sample(self, place: Place) -> Sample:
         """The figures of a cell.
@@ -69,11 +74,11 @@ class Figures:
         """The cells that ``of`` stands for, each of which is checked.
 
         Of a row or a column that it leaves out, these are the cells that have a figure and something to be held
-        against; of a name or a list, all of them, there or not.
+        against, or should have; of a name or a list, all of them, there or not.
         """
         of, left_out = arguments["of"], set(arguments.get("except", ()))
         rows, columns = (
-            names_in(of[key]) if key in of else list(dict.fromkeys(place[at] for place in self.cells))
+            names_in(of[key]) if key in of else list(dict.fromkeys(p[at] for p in (*self.cells, *self.holes)))
             for at, key in enumerate(("row", "column"))
         )
         found = [
@@ -85,9 +90,10 @@ class Figures:
         return [place for place in found if self._is_whole(place, arguments.get("to"))]
 
     def _is_whole(self, place: Place, to: Any) -> bool:
-        if place not in self.cells or (to == PUBLISHED and place not in self.published):
+        there = {*self.cells, *self.holes}
+        if place not in there or (to == PUBLISHED and place not in self.published):
             return False
-        return not isinstance(to, Mapping) or (beside(place, to) in self.cells and beside(place, to) != place)
+        return not isinstance(to, Mapping) or (beside(place, to) in there and beside(place, to) != place)
 
     def left_out(self, arguments: Mapping[str, Any]) -> list[str]:
         """Published figures that a claim about every row or column would be about, had they a cell."""
@@ -96,7 +102,7 @@ class Figures:
             return []
         return [
             called(place) for place in self.published
-            if place not in self.cells and not set(place) & excepted
+            if place not in {*self.cells, *self.holes} and not set(place) & excepted
             and all(place[at] in names_in(of[key]) for at, key in enumerate(("row", "column")) if key in of)
         ]  # fmt: skip
 

@@ -204,7 +204,7 @@ class Kind:
                 found += expanded({**of, **arguments[key]})
         place = "column" if isinstance(of.get("row"), str) else "row"
         left_out = arguments.get("except", ())
-        found += [{place: name} for name in left_out if names(left_out) is None]
+        found += [{place: name} for name in (left_out if names(left_out) is None else ())]
         return [reference for at, reference in enumerate(found) if reference and reference not in found[:at]]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from effnlp.reproduce.claims.figures import Figures, Place, beside, called, sequence
 from effnlp.reproduce.claims.grammar import names_in
-from effnlp.reproduce.claims.samples import UndecidableError, contrast, logarithm
+from effnlp.reproduce.claims.samples import Sample, UndecidableError, contrast, exact, logarithm
 from effnlp.reproduce.claims.verdict import Bound, Part, each, finding, simultaneous
 from effnlp.reproduce.result import FAILS, HOLDS, UNDECIDED, Finding
 from effnlp.statistics import LEVEL, Interval
@@ -38,14 +38,25 @@ def loglog_slope(arguments: Arguments, figures: Figures) -> Finding:
     """
     places = list(sequence(arguments["of"]))
 
-    def estimate(level: float) -> Interval:
+    def slope(samples: Sequence[Sample], level: float) -> Interval:
         x = [_x(arguments["x"], number, place, figures) for number, place in enumerate(places)]
         if len(set(x)) < 2:
             raise UndecidableError("all x are the same, and a slope needs two")
-        return contrast([logarithm(figures.sample(place)) for place in places], slope_weights(x), level)
+        return contrast([logarithm(sample) for sample in samples], slope_weights(x), level)
+
+    def estimate(level: float) -> Interval:
+        return slope([figures.sample(place) for place in places], level)
+
+    def point() -> float | None:
+        try:
+            return slope([exact(figures.sample(place).mean) for place in places], LEVEL).mean
+        except UndecidableError:
+            return None
 
     bound = Bound(float(arguments.get("at_least", -math.inf)), float(arguments.get("at_most", math.inf)))
-    return each([Part(f"{called(places[0])} to {called(places[-1])}", estimate, bound)], "log-log slope")
+    return each(
+        [Part(f"{called(places[0])} to {called(places[-1])}", estimate, bound, point)], "log-log slope"
+    )
 
 
 def slope_weights(x: Sequence[float]) -> list[float]:
@@ -147,6 +158,10 @@ def _sides(parts: Sequence[Part], said: str, yes: str, no: str) -> Finding:
 
     Of two, both must be sure, which the usual level is enough for; among more there are more chances of a wrong one.
     """
+    known = [(part, part.interval) for part in parts if part.interval]
+    if len(known) < len(parts):
+        lacking = next(part for part in parts if part.interval is None)
+        return Finding(UNDECIDED, lacking.point(), why=f"{said}: {lacking.name}: {lacking.reason}")
     level = LEVEL if len(parts) == 2 else simultaneous(parts)
     signed = [(part, found) for part in parts if (found := part.at(level)) and found.excludes_zero]
     for (before, first), (after, second) in itertools.pairwise(signed):
@@ -154,16 +169,9 @@ def _sides(parts: Sequence[Part], said: str, yes: str, no: str) -> Finding:
             sign = "above" if second.low > 0 else "below"
             why = f"{said}: {yes} zero between {before.name} and {after.name}, where it is {sign}, by {second.how}"
             return finding(HOLDS, second, why)
-    known = [(part, part.interval) for part in parts if part.interval]
-    same = len(known) == len(parts) and any(
-        all(bound.holds(interval) for _, interval in known) for bound in (NOT_BELOW, NOT_ABOVE)
-    )
-    if same:
+    if any(all(bound.holds(interval) for _, interval in known) for bound in (NOT_BELOW, NOT_ABOVE)):
         part, nearest = min(known, key=lambda pair: abs(pair[1].mean))
         return finding(FAILS, nearest, f"{said}: {no}; nearest to zero {part.name}, by {nearest.how}")
-    if len(known) < len(parts):
-        lacking = next(part for part in parts if part.interval is None)
-        return Finding(UNDECIDED, lacking.point(), why=f"{said}: {lacking.name}: {lacking.reason}")
     part, nearest = min(
         known, key=lambda pair: abs(pair[1].mean) / pair[1].width if pair[1].width else math.inf
     )
