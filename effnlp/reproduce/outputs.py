@@ -18,6 +18,7 @@ Found = tuple[Experiment, Result, Sequence[str]]
 """An experiment, the result of one of its layers, and what moved since the one before, a sentence each."""
 
 PAGE = "index.html"
+FIGURES = ("figure.pdf", "figure.png")
 
 
 def folder_of(result: Result, into: Path) -> Path:
@@ -42,8 +43,10 @@ def write(found: Sequence[Found], into: Path) -> Path:
     from effnlp.reproduce.page import render
     from effnlp.reproduce.plot import save
 
-    for experiment, result, _ in found:
-        table = tabulate(experiment, result)
+    tables = [tabulate(experiment, result) for experiment, result, _ in found]
+    for (_, result, _), table in zip(
+        found, tables, strict=True
+    ):  # all figures in numbers before the first drawn one
         folder = folder_of(result, into)
         folder.mkdir(parents=True, exist_ok=True)
         result.save(folder / "result.json")
@@ -51,12 +54,14 @@ def write(found: Sequence[Found], into: Path) -> Path:
         write_atomically(folder / "table.md", markdown_table(table) + (f"\n{claims}" if claims else ""))
         write_atomically(folder / "table.csv", tidy(table))
         write_atomically(folder / "table.tex", latex(table))
+    for (experiment, result, _), table in zip(found, tables, strict=True):
         drawn = panels(experiment, table)
-        for name in ("figure.pdf", "figure.png"):
+        for name in FIGURES:
+            path = folder_of(result, into) / name
             if drawn:
-                save(drawn, folder / name)
+                save(drawn, path)
             else:
-                (folder / name).unlink(missing_ok=True)  # of an earlier result
+                path.unlink(missing_ok=True)  # of an earlier result
     into.mkdir(parents=True, exist_ok=True)
     page = into / PAGE
     write_atomically(page, render(found))

@@ -5,6 +5,7 @@ import pytest
 from effnlp.reproduce.experiment import Column, Published
 from effnlp.reproduce.figure import caption, label_sides, number_in, panels, problems
 from effnlp.reproduce.plot import focus, plotly, reaches, save
+from effnlp.reproduce.read import read_all
 from effnlp.reproduce.result import Cell
 from effnlp.reproduce.table import tabulate
 
@@ -128,6 +129,12 @@ def test_a_figure_that_cannot_be_drawn_is_refused_by_what_is_wrong_with_it(exper
     with pytest.raises(ValueError, match="peft_like: figure: "):
         panels(wrong, tabulate(wrong, small))
     assert problems(experiment) == []
+
+
+def test_the_figure_of_every_experiment_that_ships_can_be_drawn():
+    experiments = [experiment for experiment in read_all() if experiment.figure]
+    assert experiments
+    assert [problem for experiment in experiments for problem in problems(experiment)] == []
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,15 @@ def test_a_figure_of_an_earlier_result_does_not_stay_where_there_is_none_now(exp
     assert not list(tmp_path.rglob("figure.*"))
 
 
+def test_a_figure_that_cannot_be_drawn_takes_no_table_with_it(experiment, small, analytic, tmp_path):
+    wrong = replace(experiment, figure={"kind": "pie", "y": ["SST-2"]})
+    with pytest.raises(ValueError, match="kind must be one of"):
+        write([(wrong, analytic, []), (experiment, small, [])], tmp_path)
+    for result in (analytic, small):
+        assert (folder_of(result, tmp_path) / "result.json").exists()
+        assert (folder_of(result, tmp_path) / "table.csv").exists()
+
+
 def test_writing_twice_gives_the_same_files(experiment, small, tmp_path):
     for name in ("one", "two"):
         write([(experiment, small, [])], tmp_path / name)
