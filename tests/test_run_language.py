@@ -1,14 +1,17 @@
 """A language model, from the texts of a task to the record."""
 
+import json
 import math
 import re
 
 import pytest
 import torch
 
+from effnlp.compare import main as compare_main
 from effnlp.evaluation.predictions import load_predictions
 from effnlp.model.packaged import read_package
 from effnlp.model.storage import Deployed
+from effnlp.pick import main as pick_main
 from effnlp.predict import main as predict_main
 from effnlp.record import headline
 from effnlp.report.answers import example_scores
@@ -119,6 +122,40 @@ def test_of_two_runs_the_report_prefers_the_one_whose_bytes_are_cheaper(learn, t
     assert section.objectives == {"val/bits_per_byte": "minimize", "infer/single_stream/flops": "minimize"}
     bits = [candidate.values["val/bits_per_byte"].mean for candidate in section.frontier]
     assert min(bits) == min(c.values["val/bits_per_byte"].mean for c in section.candidates)
+
+
+def test_two_runs_are_compared_text_by_text_and_fewer_bits_are_better(learn, tmp_path, capsys):
+    learn(folder=tmp_path / "long")
+    learn("trainer.epochs=1", folder=tmp_path / "short")
+    assert compare_main([str(tmp_path / "short"), str(tmp_path / "long"), "--json"]) == 0
+    comparison = json.loads(capsys.readouterr().out)["comparisons"][0]
+    rows = {row["key"]: row for row in comparison["rows"]}
+    bits = rows["val/bits_per_byte"]
+    assert bits["difference"]["mean"] == pytest.approx(bits["b"] - bits["a"], abs=1e-6)
+    assert bits["difference"]["mean"] < 0
+    assert bits["difference"]["how"] == "bootstrap over examples"
+    assert bits["verdict"] == "better"
+    assert comparison["answers"] == []
+
+
+def test_pairs_are_predicted_too(learn, tmp_path):
+    path = tmp_path / "pairs.csv"
+    rows = [f"film {i} was {('bad', 'good')[i % 2]},so was story {i},{i / 2}" for i in range(150)]
+    path.write_text("\n".join(["text,text_pair,label", *rows]))
+    record = learn(f"task.path={path}", "task.text_pair=text_pair", "task.number=true")
+    assert record.status == "completed", record.message
+    assert record.values["val/bits_per_byte"] < 3
+
+
+def test_what_is_picked_says_that_it_predicts_tokens(learn, tmp_path, capsys):
+    learn("trainer.epochs=1", folder=tmp_path / "runs" / "one")
+    assert pick_main([str(tmp_path / "runs"), "--into", str(tmp_path / "picked")]) == 0
+    assert "val/bits_per_byte" in capsys.readouterr().out
+    assert "It predicts next tokens" in (tmp_path / "picked" / "README.md").read_text()
+    with pytest.raises(ValueError, match="predicts next tokens"):
+        read_package(tmp_path / "picked").numbers(["a text"])
+    assert pick_main([str(tmp_path / "runs"), "--into", str(tmp_path / "file"), "--format", "onnx"]) == 1
+    assert "a language model has no ONNX form" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

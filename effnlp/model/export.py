@@ -73,7 +73,12 @@ class _ByName(nn.Module):
 
 
 def refusal(model: nn.Module) -> str | None:
-    """Why a model cannot be a fixed graph; None where nothing is known to stand against it."""
+    """Why a model cannot be a fixed graph; None where nothing is known to stand against it.
+
+    A model that knows of itself says so in its attribute ``not_exported``.
+    """
+    if (said := getattr(model, "not_exported", None)) is not None:
+        return str(said)
     kinds = {type(module).__name__ for module in model.modules() if data_dependent(module)}
     return why_not(kinds.pop()) if kinds else None
 

@@ -203,5 +203,13 @@ def test_an_objective_of_classes_is_refused_where_numbers_are_scored_and_the_oth
         specified(*numbers)
     judged = specified(*numbers, "search.objectives=[val/pearson:max,model/bytes:min]")
     assert list(judged.objectives) == ["val/pearson", "model/bytes"]
+    texts = ("model=decoder", "finetuning=causal_lm", "evaluation/quality=[language]")
+    with pytest.raises(
+        ConfigError, match=r"val/accuracy is measured by .*\[language\]; val/bits_per_byte:min goes"
+    ):
+        specified(*texts)
+    assert list(specified(*texts, "search.objectives=[val/bits_per_byte:min]").objectives) == [
+        "val/bits_per_byte"
+    ]
     with pytest.raises(ConfigError, match=r"val/pearson is measured by evaluation/quality=regression"):
         specified("search.objectives=[val/pearson:max]")
