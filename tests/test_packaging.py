@@ -176,3 +176,12 @@ def test_the_installed_sweeper_is_found_and_searches_with_a_users_folder(install
     assert len(records) == 2
     assert all('"status": "completed"' in record.read_text() for record in records)
     assert (elsewhere / "multirun" / "tried" / "report" / "frontier.csv").is_file()
+
+
+def test_the_installed_experiments_are_reproduced_as_far_as_they_are_counted(installed, elsewhere):
+    listed = effnlp(installed, elsewhere, "reproduce", "--list")
+    assert listed.returncode == 0, listed.stderr
+    assert "analytic" in listed.stdout
+    done = effnlp(installed, elsewhere, "reproduce", "--all", "--layer", "analytic")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (elsewhere / "outputs" / "reproduce" / "index.html").is_file()

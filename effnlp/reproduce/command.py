@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ from effnlp.reproduce.store import INTO, committed, committed_path, earlier
 if TYPE_CHECKING:
     from effnlp.reproduce.result import Result
     from effnlp.reproduce.runs import Done
+
+log = logging.getLogger(__name__)
 
 EXAMPLES = """\
 examples:
@@ -146,6 +149,11 @@ def reproduce(options: argparse.Namespace) -> int:
         found.append((experiment, result, drift))
     console.print(f"page      {outputs.write(found, options.into)}", markup=False, soft_wrap=True)
     results = [result for _, result, _ in found]
+    if options.tracking:
+        from effnlp.reproduce.tracked import log_table
+
+        for experiment, result, _ in found:
+            log_table(experiment, result, options.tracking, outputs.folder_of(result, options.into))
     is_whole = all(result.is_whole for result in results)
     if options.publish:
         is_whole &= publish(results)
@@ -201,6 +209,8 @@ def wanted_layers(
         wanted += [(experiment, experiment.layers[name]) for name in asked]
     if not wanted:
         raise ConfigError(f"no experiment has a layer {', '.join(layers or DEFAULT_LAYERS)}")
+    if seeds is not None and not any(layer.rows for _, layer in wanted):
+        raise ConfigError("--seeds are those of runs, and none of these layers has any")
     return wanted
 
 
@@ -238,13 +248,17 @@ def runs_of(wanted: Sequence[Wanted], options: argparse.Namespace) -> "list[Done
     from effnlp.reproduce.runs import complete
 
     plans = make_plans([(experiment, layer.name) for experiment, layer in with_runs])
-    done = complete(
-        plans,
-        jobs=options.jobs,
-        launcher=options.launcher or LAUNCHER,
-        anyway=options.anyway,
-        tracking=options.tracking,
-    )
+    launcher = options.launcher or LAUNCHER
+    try:
+        done = complete(
+            plans, jobs=options.jobs, launcher=launcher, anyway=options.anyway, tracking=options.tracking
+        )
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # of a launcher: what its workers did is still to be shown
+        log.debug("the launcher failed", exc_info=True)
+        sys.stderr.write(f"effnlp reproduce: the runs were broken off ({type(error).__name__}: {error})\n")
+        done = complete(plans, jobs=0, launcher=launcher, anyway=options.anyway)
     by_layer = {(each.experiment, each.layer): each for each in done}
     return [by_layer.get((experiment.name, layer.name)) for experiment, layer in wanted]
 

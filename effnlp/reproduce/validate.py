@@ -15,6 +15,7 @@ from effnlp.reproduce.experiment import (
     Experiment,
     Layer,
 )
+from effnlp.reproduce.figure import problems as problems_of_figure
 from effnlp.reproduce.machine import NEEDS
 from effnlp.reproduce.read import CHAPTERS
 
@@ -39,6 +40,7 @@ def problems(experiment: Experiment) -> list[str]:
         *_of_published(experiment),
         *(found for layer in experiment.layers.values() for found in _of_layer(experiment, layer)),
         *(found for claim in experiment.claims for found in _of_claim(experiment, claim)),
+        *problems_of_figure(experiment),
     ]
 
 

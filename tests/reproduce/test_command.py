@@ -13,6 +13,7 @@ import yaml
 from effnlp.cli import main as effnlp
 from effnlp.reproduce import command, store
 from effnlp.reproduce import read as reading
+from effnlp.reproduce import runs as running
 from effnlp.reproduce.command import main
 from effnlp.reproduce.read import names, read
 from effnlp.reproduce.result import FAILS, HOLDS, NOT_TESTABLE, UNDECIDED, Result
@@ -218,6 +219,7 @@ def test_only_layers_that_are_there_are_asked_of_all(write, capsys):
     [
         (["sqares"], "no experiment 'sqares'; did you mean 'squares'"),
         (["squares", "--seeds", "x"], "--seeds must be a number of seeds"),
+        (["squares", "--seeds", "3"], "none of these layers has any"),
         ([], "which experiments"),
         (["squares", "--all"], "leave the names out"),
         (["squares", "--layer", "tiny"], "invalid choice: 'tiny'"),
@@ -288,6 +290,19 @@ def test_runs_that_are_missing_are_holes_with_the_command_that_makes_them(runs, 
     assert {hole.row for hole in found.holes} == {"slow", "fast"}
     assert all(hole.command.startswith("effnlp run task=files") for hole in found.holes)
     assert verdicts(found) == {"same": UNDECIDED}
+
+
+def test_a_launcher_that_breaks_down_leaves_what_there_is(runs, monkeypatch, capsys):
+    def complete(plans, *, jobs=1, **settings):
+        if jobs:
+            raise RuntimeError("no node answers")
+        return whole(plans, jobs=0, **settings)
+
+    whole = running.complete
+    monkeypatch.setattr(running, "complete", complete)
+    assert main(["runs"]) == 1
+    assert "the runs were broken off (RuntimeError: no node answers)" in capsys.readouterr().err
+    assert {hole.row for hole in result("runs", "small").holes} == {"slow", "fast"}
 
 
 @pytest.mark.slow

@@ -273,6 +273,7 @@ def test_an_experiment_that_makes_sense_passes(folder):
             "layers.full.needs.gpu: unknown; did you mean 'gpus'",
         ),
         (changed(layers={**WHOLE["layers"], "analytic": {"rows": {"2": []}}}), "the analytic layer computes and runs"),
+        (changed(figure={"kind": "pie", "y": ["area"]}), "figure: kind must be one of"),
         (with_function(WHOLE, "effnlp.reproduce.seeds.seed_nam"), "no function 'seed_nam'; did you mean 'seed_name'"),
         (with_function(WHOLE, "effnlp.reproduce.nowhere.f"), "cannot be imported"),
         (with_function(WHOLE, "f"), "cannot be imported"),
