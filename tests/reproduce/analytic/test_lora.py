@@ -17,6 +17,19 @@ def test_lora_on_query_and_value_trains_what_its_formula_says(of, rank):
     assert lora.lora(of, rank) == 2 * matrices * shape(of).width * rank
 
 
+def test_our_own_backbone_of_that_shape_trains_as_much_by_lora():
+    from effnlp.model.backbone import SIZES, BackboneEncoder
+    from effnlp.model.classifier import Classifier
+    from effnlp.model.mixer.attention import Attention
+    from effnlp.peft.lora import LoRA
+
+    with torch.device("meta"):
+        encoder = BackboneEncoder(SIZES["base"], Attention, vocabulary_size=100, max_length=16)
+        model = LoRA(rank=8).prepare(Classifier(encoder, classes=2))
+    trained = count(parameter for parameter in model.encoder.parameters() if parameter.requires_grad)
+    assert trained == lora.lora("roberta-base", rank=8)
+
+
 @pytest.mark.parametrize("of", ROBERTAS)
 def test_bitfit_trains_one_bias_for_each_output_of_a_layer_and_of_a_norm(of):
     width, depth = shape(of).width, shape(of).depth
