@@ -39,7 +39,7 @@ def markdown_claims(claims: Sequence[Checked]) -> str:
     lines = []
     for claim in claims:
         lines.append(f"- **{claim.finding.verdict}**: {escaped(claim.says)}")
-        found = estimate_in_words(claim.finding)
+        found = estimate_in_words(claim)
         rule = rule_in_words(claim)
         parts = [f"Found {found}" if found else "", rule, claim.finding.why.rstrip("."), set_in_words(claim)]
         if said := ". ".join(_capital(part) for part in parts if part):

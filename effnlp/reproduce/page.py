@@ -7,13 +7,14 @@ from typing import Any
 from effnlp.reproduce.experiment import Experiment
 from effnlp.reproduce.figure import caption, panels
 from effnlp.reproduce.plot import plotly
-from effnlp.reproduce.result import FAILS, HOLDS, NOT_TESTABLE, UNDECIDED, Checked, Finding, Result
+from effnlp.reproduce.result import FAILS, HOLDS, NOT_TESTABLE, UNDECIDED, Checked, Result
 from effnlp.reproduce.table import UNVERIFIED, Table, header, ours_text, paper_text, tabulate
 from effnlp.reproduce.words import (
+    amount,
     bounds_in_words,
     counted,
     estimate_in_words,
-    figure,
+    is_share,
     machine_in_words,
     moment,
     rule_in_words,
@@ -132,12 +133,12 @@ def _claim(claim: Checked) -> dict[str, Any]:
         "says": claim.says,
         "verdict": claim.finding.verdict,
         "badge": BADGES.get(claim.finding.verdict, "undecided"),
-        "found": estimate_in_words(claim.finding),
+        "found": estimate_in_words(claim),
         "rule": rule_in_words(claim),
         "why": claim.finding.why,
         "frozen": claim.frozen,
         "pilot": claim.pilot,
-        "gauge": gauge(claim.finding, claim.kind, claim.arguments),
+        "gauge": gauge(claim),
         "bounds": bounds_in_words(claim.arguments),
     }
 
@@ -155,12 +156,13 @@ def bounds(kind: str, arguments: Mapping[str, Any]) -> tuple[float | None, float
     return low, high
 
 
-def gauge(finding: Finding, kind: str, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+def gauge(checked: Checked) -> dict[str, Any] | None:
     """Where interval, estimate and bounds lie on a line from 0 to 100; None where there is nothing to draw.
 
     ``inside`` is the part of the line that the bounds allow.
     """
-    low, high = bounds(kind, arguments)
+    finding = checked.finding
+    low, high = bounds(checked.kind, checked.arguments)
     if finding.estimate is None or (low is None and high is None):
         return None
     first = finding.estimate if finding.low is None else finding.low
@@ -178,7 +180,9 @@ def gauge(finding: Finding, kind: str, arguments: Mapping[str, Any]) -> dict[str
         "to": at(last),
         "at": at(finding.estimate),
         "inside": inside,
-        "bounds": [(at(bound), figure(bound)) for bound in (low, high) if bound is not None],
+        "bounds": [
+            (at(bound), amount(bound, is_share(checked))) for bound in (low, high) if bound is not None
+        ],
     }
 
 

@@ -70,7 +70,7 @@ def _show_claim(claim: Checked, console: Console) -> None:
             (f"{finding.verdict}", f"bold {STYLES.get(finding.verdict, '')}".strip()), f"  {claim.says}"
         )
     )
-    found = estimate_in_words(finding)
+    found = estimate_in_words(claim)
     rule = "; ".join(filter(None, [f"found {found}" if found else "", rule_in_words(claim)]))
     for said in (rule, finding.why, set_in_words(claim)):
         if said:

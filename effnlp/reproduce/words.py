@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from effnlp.report.units import human
-from effnlp.reproduce.result import VERDICTS, Checked, Finding, Spent
+from effnlp.reproduce.result import VERDICTS, Checked, Spent
 from effnlp.statistics import LEVEL
 
 LEVEL_IN_WORDS = f"{100 * LEVEL:g} %"
@@ -29,13 +29,24 @@ def figure(value: float) -> str:
     return f"{value:.4g}".replace("e+0", "e+").replace("e-0", "e-")
 
 
-def estimate_in_words(finding: Finding) -> str:
+def is_share(checked: Checked) -> bool:
+    """Whether the estimate of a claim is a relative difference, which is said in percent as its bounds are."""
+    return checked.kind == "equals" and "within_relative" in checked.arguments
+
+
+def amount(value: float, as_share: bool) -> str:
+    """An estimate, an end of its interval or a bound."""
+    return f"{figure(100 * value)} %" if as_share else figure(value)
+
+
+def estimate_in_words(checked: Checked) -> str:
     """``1.02 (90 % interval 0.98 to 1.06, 3 seeds)``; empty where nothing was computed."""
+    finding = checked.finding
     if finding.estimate is None:
         return ""
-    text = figure(finding.estimate)
+    text = amount(finding.estimate, is_share(checked))
     seeds = f"{finding.n} seeds" if finding.n != 1 else "1 seed"
-    ends = [figure(end) for end in (finding.low, finding.high) if end is not None]
+    ends = [amount(end, is_share(checked)) for end in (finding.low, finding.high) if end is not None]
     if len(ends) == 2 and finding.low != finding.high:
         return f"{text} ({LEVEL_IN_WORDS} interval {ends[0]} to {ends[1]}{', ' + seeds if finding.n else ''})"
     return f"{text} ({seeds})" if finding.n else f"{text} (exact)" if ends else text

@@ -263,7 +263,13 @@ def test_verdicts_are_counted_in_words_and_none_is_lost(small):
     ],
 )
 def test_an_estimate_is_said_with_what_it_rests_on(finding, text):
-    assert estimate_in_words(finding) == text
+    assert estimate_in_words(Checked("a", "b", "ratio", {"at_least": 1}, finding)) == text
+
+
+def test_a_relative_difference_is_said_in_percent_as_its_bounds_are():
+    checked = Checked("a", "b", "equals", {"within_relative": 0.03}, Finding("holds", 0.01, -0.02, 0.025, 3))
+    assert estimate_in_words(checked) == "1 % (90 % interval -2 % to 2.5 %, 3 seeds)"
+    assert bounds_in_words(checked.arguments) == "within ± 3 %"
 
 
 def test_bounds_are_said_in_words_and_cells_are_no_bounds():

@@ -171,7 +171,8 @@ def test_bounds_that_can_be_drawn_are_those_of_the_estimate(kind, arguments, exp
 @pytest.mark.parametrize("high", [2.5, 40.0])
 def test_the_gauge_shows_on_which_side_of_the_bound_the_interval_lies(low, high):
     bound = 1.0
-    drawn = gauge(Finding("holds", (low + high) / 2, low, high, 3), "ratio", {"at_least": bound})
+    finding = Finding("holds", (low + high) / 2, low, high, 3)
+    drawn = gauge(Checked("a", "b", "ratio", {"at_least": bound}, finding))
     ((place, text),) = drawn["bounds"]
     assert text == "1"
     assert 0 <= drawn["from"] < drawn["at"] < drawn["to"] <= 100
@@ -181,12 +182,15 @@ def test_the_gauge_shows_on_which_side_of_the_bound_the_interval_lies(low, high)
 
 
 def test_nothing_is_drawn_without_an_estimate_or_a_bound():
-    assert gauge(Finding("not testable here"), "ratio", {"at_least": 1}) is None
-    assert gauge(Finding("holds", 1.0, 0.5, 1.5), "monotone", {"direction": "increasing"}) is None
+    assert gauge(Checked("a", "b", "ratio", {"at_least": 1}, Finding("not testable here"))) is None
+    assert (
+        gauge(Checked("a", "b", "monotone", {"direction": "increasing"}, Finding("holds", 1.0, 0.5, 1.5)))
+        is None
+    )
 
 
 def test_an_exact_estimate_on_its_bound_can_be_drawn():
-    drawn = gauge(Finding("holds", 0.0, 0.0, 0.0), "ratio", {"at_most": 0})
+    drawn = gauge(Checked("a", "b", "ratio", {"at_most": 0}, Finding("holds", 0.0, 0.0, 0.0)))
     assert drawn["at"] == drawn["from"] == drawn["to"] == drawn["bounds"][0][0]
 
 
