@@ -45,7 +45,7 @@ class LanguageModel(nn.Module):
     """A causal encoder and a head tied to its embeddings; ``forward`` maps a batch to what its texts cost, (B, 2).
 
     What is deployed scores texts, so that all that is measured of a model (FLOPs, latency, memory) holds the
-    product with the whole vocabulary at every token.
+    product with the whole vocabulary at every token that has a next one.
 
     The first token of a text, which every text has in common, is given and not predicted; nor is the end.
 
@@ -61,14 +61,15 @@ class LanguageModel(nn.Module):
         self.head = TiedHead(encoder.tokens.num_embeddings)  # type: ignore[union-attr, arg-type]
 
     def scores(self, batch: Batch) -> Tensor:
-        """(B, T, V): after each token, the logits of the one that follows it."""
+        """(B, T - 1, V): after each token but the last, the logits of the one that follows it."""
         states: Tensor = self.encoder.states(batch)  # type: ignore[operator]  # (B, T, D)
-        return self.head(states, self.encoder.tokens.weight)  # type: ignore[union-attr]
+        # Cut here and not after the product: the logits are the largest tensor by far, and need no copy then.
+        return self.head(states[:, :-1], self.encoder.tokens.weight)  # type: ignore[union-attr]
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, 2) float32: of each text the nats of all its predicted tokens, and how many there are."""
         wanted, counted = batch["input_ids"][:, 1:], batch["attention_mask"][:, 1:]  # (B, T - 1) each
-        logits = self.scores(batch)[:, :-1].float()  # (B, T - 1, V)
+        logits = self.scores(batch).float()  # (B, T - 1, V)
         nats = cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")  # (B (T - 1),)
         nats = (nats.view(wanted.shape) * counted).sum(1)  # (B,)
         return torch.stack([nats, counted.sum(1).float()], dim=1)
