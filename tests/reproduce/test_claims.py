@@ -329,7 +329,7 @@ def test_a_row_that_fails_is_named_unless_it_is_excepted():
     arguments = {"of": {"column": "size"}, "to": "published", "within_relative": 0.02}
     finding = found("equals", cells, PRINTED, **arguments)
     assert finding.verdict == FAILS
-    assert "c in size against the published figure fails (and 1 more)" in finding.why
+    assert "c in size against the published figure (80 against 60) fails (and 1 more)" in finding.why
     assert found("equals", cells, PRINTED, **{**arguments, "except": ["b", "c"]}).verdict == HOLDS
 
 
@@ -364,9 +364,10 @@ def test_a_claim_about_every_row_with_no_row_is_undecided():
 def test_every_row_is_compared_with_one_but_not_that_one_with_itself():
     cells = table(a={"size": 4.0}, b={"size": 2.0}, c={"size": 1.0})
     arguments = {"of": {"column": "size"}, "to": {"row": "a"}, "at_most": 0.5}
-    finding = found("ratio", cells, **arguments)
-    assert finding.verdict == HOLDS
-    assert "all 2 hold" in finding.why
+    for of in (arguments["of"], {"row": ["a", "b", "c"], "column": "size"}):
+        finding = found("ratio", cells, **{**arguments, "of": of})
+        assert finding.verdict == HOLDS
+        assert "all 2 hold" in finding.why
 
 
 def test_one_column_is_compared_with_another_row_by_row():
@@ -444,7 +445,7 @@ def test_a_crossing_is_said_to_be_where_it_is():
         a={"1": 1.0, "2": 2.0, "4": 3.0, "8": 9.0}, b=dict.fromkeys(("1", "2", "4", "8"), 2.5)
     )  # fmt: skip
     finding = found("crossing", cells, of=along("1", "2", "4", "8"), to=B)
-    assert "between 2 and 4" in finding.why
+    assert "between a against b in 2 (2 against 2.5) and a against b in 4 (3 against 2.5)" in finding.why
     assert finding.estimate == 0.5
 
 

@@ -186,6 +186,11 @@ def test_only_positive_figures_have_a_logarithm():
         logarithm(sample([1.0, -1.0]))
 
 
+def test_a_ratio_that_two_seeds_leave_wide_open_has_no_interval():
+    with pytest.raises(UndecidableError, match="no bounded interval"):
+        ratio(sample([1e-120, 1e120]), exact(1.0))
+
+
 # Coverage
 
 

@@ -70,11 +70,27 @@ class Figures:
             raise UndecidableError(f"no figure of {called(place)} was published")
         return exact(self.published[place].value, "the published figure")
 
+    def compared(self, place: Place, to: Any) -> str:
+        """As a sentence calls the two, with their means: ``int8 against fp32 in SST-2 (90.4 against 90.7)``."""
+        (row, column), said = place, called(place)
+        if not isinstance(to, Mapping):
+            said += " against the published figure" if to == PUBLISHED else f" against {to:g}"
+        elif beside(place, to)[1] == column:
+            said = f"{row} against {beside(place, to)[0]} in {column}"
+        elif beside(place, to)[0] == row:
+            said = f"{column} against {beside(place, to)[1]} of {row}"
+        else:
+            said += f" against {called(beside(place, to))}"
+        try:
+            return f"{said} ({self.sample(place).mean:.5g} against {self.to(place, to).mean:.5g})"
+        except UndecidableError:
+            return said
+
     def places(self, arguments: Mapping[str, Any]) -> list[Place]:
         """The cells that ``of`` stands for, each of which is checked.
 
         Of a row or a column that it leaves out, these are the cells that have a figure and something to be held
-        against, or should have; of a name or a list, all of them, there or not.
+        against, or should have; of a name or a list, all of them, there or not. None is held against itself.
         """
         of, left_out = arguments["of"], set(arguments.get("except", ()))
         rows, columns = (
@@ -85,15 +101,18 @@ class Figures:
             (row, column) for row in rows for column in columns
             if not {row, column} & (left_out - {name for name in of.values() if isinstance(name, str)})
         ]  # fmt: skip
-        if {"row", "column"} <= set(of):
-            return found
-        return [place for place in found if self._is_whole(place, arguments.get("to"))]
+        to = arguments.get("to")
+        if isinstance(to, Mapping):
+            found = [place for place in found if beside(place, to) != place]
+        return (
+            found if {"row", "column"} <= set(of) else [place for place in found if self._is_whole(place, to)]
+        )
 
     def _is_whole(self, place: Place, to: Any) -> bool:
         there = {*self.cells, *self.holes}
         if place not in there or (to == PUBLISHED and place not in self.published):
             return False
-        return not isinstance(to, Mapping) or (beside(place, to) in there and beside(place, to) != place)
+        return not isinstance(to, Mapping) or beside(place, to) in there
 
     def left_out(self, arguments: Mapping[str, Any]) -> list[str]:
         """Published figures that a claim about every row or column would be about, had they a cell."""

@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from effnlp.reproduce.claims.figures import Figures, Place, beside, called
-from effnlp.reproduce.claims.grammar import PUBLISHED
+from effnlp.reproduce.claims.figures import Figures, Place
 from effnlp.reproduce.claims.samples import Sample, UndecidableError, contrast, exact, share_above
 from effnlp.reproduce.claims.samples import ratio as ratio_of
 from effnlp.reproduce.claims.verdict import Bound, Part, each, with_note
@@ -123,10 +122,4 @@ def _part(place: Place, to: Any, figures: Figures, quantity: Quantity, bound: Bo
         except UndecidableError:
             return None
 
-    return Part(f"{called(place)} against {_against(place, to)}", estimate, bound, point)
-
-
-def _against(place: Place, to: Any) -> str:
-    if isinstance(to, Mapping):
-        return called(beside(place, to))
-    return "the published figure" if to == PUBLISHED else f"{to:g}"
+    return Part(figures.compared(place, to), estimate, bound, point)

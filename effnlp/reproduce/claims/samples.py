@@ -27,6 +27,7 @@ ROUNDING = 1e-12
 """What is smaller than this share of the terms of a sum is taken to be 0: decimal figures have no exact binary form."""
 
 LARGEST_RATIO = 1e6
+LARGEST_LOGARITHM = 700.0
 
 
 class UndecidableError(ValueError):
@@ -130,6 +131,10 @@ def ratio(of: Sample, to: Sample, level: float = LEVEL) -> Interval:
     if not logs.n:
         value = of.mean / to.mean
         return Interval(value, value, value, 0, logs.how)
+    if logs.high > LARGEST_LOGARITHM:
+        raise UndecidableError(
+            f"the ratio of {of.name} to {to.name} varies so much that it has no bounded interval"
+        )
     return Interval(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high), logs.n, logs.how)
 
 
@@ -160,7 +165,7 @@ def share_above(of: Sample, to: Sample, floor: float = 0.0, level: float = LEVEL
             high, step = high + step, 2 * step
         if abs(low) >= LARGEST_RATIO or abs(high) >= LARGEST_RATIO:
             raise UndecidableError(f"the share of {to.name} that {of.name} keeps is not bounded")
-        return float(optimize.brentq(lambda share: getattr(left(share), end), low, high, xtol=1e-10))
+        return float(optimize.brentq(lambda share: getattr(left(share), end), low, high, xtol=1e-8))
 
     value = _ratio_of_means(of, to, floor)
     there = left(value)

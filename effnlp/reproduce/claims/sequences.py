@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from effnlp.reproduce.claims.figures import Figures, Place, beside, called, sequence
-from effnlp.reproduce.claims.grammar import names_in
+from effnlp.reproduce.claims.grammar import PLACES, names_in
 from effnlp.reproduce.claims.samples import Sample, UndecidableError, contrast, exact, logarithm
 from effnlp.reproduce.claims.verdict import Bound, Part, each, finding, simultaneous
 from effnlp.reproduce.result import FAILS, HOLDS, UNDECIDED, Finding
@@ -25,10 +25,10 @@ def monotone(arguments: Arguments, figures: Figures) -> Finding:
     places = list(sequence(arguments["of"]))
     bound = Bound(low=-float(arguments.get("tolerance", 0.0)))
     steps = [
-        _difference(figures, after, before, bound, sign, f"the step from {called(before)} to {called(after)}")
+        _difference(figures, after, dict(zip(PLACES, before, strict=True)), sign, bound)
         for before, after in itertools.pairwise(places)
     ]
-    return each(steps, f"steps of an {arguments['direction']} sequence")
+    return each(steps, f"steps of a sequence that should be {arguments['direction']}")
 
 
 def loglog_slope(arguments: Arguments, figures: Figures) -> Finding:
@@ -87,10 +87,7 @@ def rank_flip(arguments: Arguments, figures: Figures) -> Finding:
     first, second = arguments["of"]["row"]
     columns = arguments["of"]["column"]
     signs = _signs(figures, columns)
-    ahead = [
-        _difference(figures, (first, c), (second, c), NOT_BELOW, signs[c], f"{first} before {second} in {c}")
-        for c in columns
-    ]
+    ahead = [_difference(figures, (first, c), {"row": second}, signs[c]) for c in columns]
     return _sides(ahead, f"order of {first} and {second}", "flips", "does not flip")
 
 
@@ -98,17 +95,11 @@ def crossing(arguments: Arguments, figures: Figures) -> Finding:
     """Whether ``of − to`` has both signs along a sequence.
 
     It holds if two of the differences surely have opposite signs (intervals that cover all at once), and fails if
-    none surely differs in sign from any other, as all lie on one side.
+    all surely lie on one side, zero included.
     """
     places = list(sequence(arguments["of"]))
-    gaps = [
-        _difference(figures, place, beside(place, arguments["to"]), NOT_BELOW, 1.0, _along(arguments, place))
-        for place in places
-    ]
-    of, to = called(places[0]), called(beside(places[0], arguments["to"]))
-    return _sides(
-        gaps, f"difference along a sequence that begins with {of} and {to}", "crosses", "does not cross"
-    )
+    gaps = [_difference(figures, place, arguments["to"]) for place in places]
+    return _sides(gaps, "difference along a sequence", "crosses", "does not cross")
 
 
 def pareto_dominates(arguments: Arguments, figures: Figures) -> Finding:
@@ -119,11 +110,8 @@ def pareto_dominates(arguments: Arguments, figures: Figures) -> Finding:
     tolerance = {c: float(given.get(c, 0.0) if isinstance(given, Mapping) else given) for c in columns}
     signs = _signs(figures, columns)
     gains = [
-        _difference(
-            figures, (row, c), (other, c), Bound(low=-tolerance[c]), signs[c], f"what {row} gains on {other} in {c}"
-        )
-        for c in columns
-    ]  # fmt: skip
+        _difference(figures, (row, c), {"row": other}, signs[c], Bound(low=-tolerance[c])) for c in columns
+    ]
     said = f"gains of {row} on {other}"
     not_worse = each(gains, said)
     if not_worse.verdict == FAILS:
@@ -133,18 +121,18 @@ def pareto_dominates(arguments: Arguments, figures: Figures) -> Finding:
     never = [part.interval for part in gains if part.interval and NOT_ABOVE.holds(part.interval)]
     if len(never) == len(gains):
         worst = max(never, key=lambda interval: interval.high)
-        return finding(FAILS, worst, f"{said}: it is better in none of {', '.join(columns)}, by {worst.how}")
+        return finding(FAILS, worst, f"{said}: it is better in none of {', '.join(columns)}; {worst.how}")
     if not_worse.verdict == UNDECIDED:
         return not_worse
     counted = f"{said}: not worse in any of {', '.join(columns)}"
     if better:
         part, found = max(better, key=lambda pair: _clarity(pair[1]))
-        return finding(HOLDS, found, f"{counted}; shown is {part.name}, by {found.how}")
+        return finding(HOLDS, found, f"{counted}; shown is {part.name}; {found.how}")
     part, found = max(
         ((part, found) for part in gains if (found := part.at(level))), key=lambda p: _clarity(p[1])
     )
     return finding(
-        UNDECIDED, found, f"{counted}, but surely better in none; shown is {part.name}, by {found.how}"
+        UNDECIDED, found, f"{counted}, but surely better in none; shown is {part.name}; {found.how}"
     )
 
 
@@ -167,30 +155,34 @@ def _sides(parts: Sequence[Part], said: str, yes: str, no: str) -> Finding:
     for (before, first), (after, second) in itertools.pairwise(signed):
         if (first.low > 0) != (second.low > 0):
             sign = "above" if second.low > 0 else "below"
-            why = f"{said}: {yes} zero between {before.name} and {after.name}, where it is {sign}, by {second.how}"
+            why = (
+                f"{said}: {yes} zero between {before.name} and {after.name}, where it is {sign}; {second.how}"
+            )
             return finding(HOLDS, second, why)
     if any(all(bound.holds(interval) for _, interval in known) for bound in (NOT_BELOW, NOT_ABOVE)):
         part, nearest = min(known, key=lambda pair: abs(pair[1].mean))
-        return finding(FAILS, nearest, f"{said}: {no}; nearest to zero {part.name}, by {nearest.how}")
+        return finding(FAILS, nearest, f"{said}: {no}; nearest to zero {part.name}; {nearest.how}")
     part, nearest = min(
         known, key=lambda pair: abs(pair[1].mean) / pair[1].width if pair[1].width else math.inf
     )
-    return finding(UNDECIDED, nearest, f"{said}: the sign is least sure for {part.name}, by {nearest.how}")
+    return finding(UNDECIDED, nearest, f"{said}: the sign is least sure for {part.name}; {nearest.how}")
 
 
-def _difference(figures: Figures, place: Place, other: Place, bound: Bound, sign: float, name: str) -> Part:
-    """``sign · (place − other)``."""
+def _difference(
+    figures: Figures, place: Place, to: Mapping[str, str], sign: float = 1.0, bound: Bound = NOT_BELOW
+) -> Part:
+    """``sign`` times what the cell at a place is above that of ``to``."""
 
     def estimate(level: float) -> Interval:
-        return contrast([figures.sample(place), figures.sample(other)], [sign, -sign], level)
+        return contrast([figures.sample(place), figures.to(place, to)], [sign, -sign], level)
 
     def point() -> float | None:
         try:
-            return sign * (figures.sample(place).mean - figures.sample(other).mean)
+            return sign * (figures.sample(place).mean - figures.to(place, to).mean)
         except UndecidableError:
             return None
 
-    return Part(name, estimate, bound, point)
+    return Part(figures.compared(place, to), estimate, bound, point)
 
 
 def _signs(figures: Figures, columns: Sequence[str]) -> dict[str, float]:
@@ -200,8 +192,3 @@ def _signs(figures: Figures, columns: Sequence[str]) -> dict[str, float]:
         name: -1.0 if None not in better and b == "min" else 1.0
         for name, b in zip(columns, better, strict=True)
     }
-
-
-def _along(arguments: Arguments, place: Place) -> str:
-    """The row or the column of a place, whichever is the one that a sequence runs along."""
-    return place[0] if isinstance(arguments["of"]["row"], list | tuple) else place[1]

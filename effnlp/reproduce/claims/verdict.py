@@ -127,18 +127,18 @@ def each(parts: Sequence[Part], said: str) -> Finding:
     if failing:
         part, interval = min(failing, key=lambda pair: pair[0].bound.room(pair[1].mean))
         others = f" (and {len(failing) - 1} more)" if len(failing) > 1 else ""
-        return finding(FAILS, interval, f"{said}: {part.name} fails{others}, by {interval.how}; {counted}")
+        return finding(FAILS, interval, f"{said}: {part.name} fails{others}; {interval.how}; {counted}")
     if open_:
         part, worst = min(
             open_, key=lambda pair: -math.inf if pair[1] is None else pair[0].bound.room(pair[1].mean)
         )
         if worst is None:
             return Finding(UNDECIDED, part.point(), why=f"{said}: {part.name}: {part.reason}; {counted}")
-        return finding(UNDECIDED, worst, f"{said}: {part.name} is undecided, by {worst.how}; {counted}")
+        return finding(UNDECIDED, worst, f"{said}: {part.name} is undecided; {worst.how}; {counted}")
     part = min(parts, key=lambda part: part.bound.room(_there(part).mean))
     worst = _there(part)
     return finding(
-        HOLDS, worst, f"{said}: all {len(parts)} hold, {part.name} with the least room, by {worst.how}"
+        HOLDS, worst, f"{said}: all {len(parts)} hold, {part.name} with the least room; {worst.how}"
     )
 
 
@@ -149,7 +149,7 @@ def _single(part: Part, said: str) -> Finding:
     verdict = (
         HOLDS if part.bound.holds(interval) else FAILS if part.bound.fails(interval) else UNDECIDED
     )  # fmt: skip
-    return finding(verdict, interval, f"{said}, {part.name}, by {interval.how}")
+    return finding(verdict, interval, f"{said}, {part.name}; {interval.how}")
 
 
 def _there(part: Part) -> Interval:
