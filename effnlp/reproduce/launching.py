@@ -1,6 +1,8 @@
 """Workers, launched by a Hydra launcher: on this machine, by Ray or by SLURM."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from effnlp.compose import ConfigError, explain, hydra_context
@@ -26,12 +28,24 @@ def launch_workers(session: Session, launcher: str) -> None:
 
     from effnlp.reproduce.worker import job
 
-    with hydra_context():
+    with hydra_context(), _logging_as_before():
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         hydra.multirun(
             "reproduce", job, _overrides(launcher, session.folder, session.workers, session.threads)
         )
+
+
+@contextmanager
+def _logging_as_before() -> Iterator[None]:
+    """Launchers configure the logging of the process that calls them, too."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def check_launcher(launcher: str) -> None:
