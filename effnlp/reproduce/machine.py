@@ -49,5 +49,7 @@ def lacking(needs: Mapping[str, float], here: Mapping[str, float] | None = None)
         there = here.get(name, 0.0) if here is not None else count()
         if there < amount:
             scale = 1e-9 if name.endswith("_bytes") else 1
-            said.append(f"{amount * scale:.3g} {words} (here {there * scale:.3g})")
+            said.append(
+                f"{amount * scale:g} {words if amount != 1 else words[:-1]} (here {there * scale:.3g})"
+            )
     return f"needs {' and '.join(said)}" if said else None

@@ -2,6 +2,7 @@
 
 import datetime
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,6 +13,8 @@ from effnlp.reproduce.experiment import Column, Computed, Published
 from effnlp.reproduce.read import CHAPTERS, experiments_dir, find, names, parse, read, read_all
 from effnlp.reproduce.seeds import parse_seeds, seed_name
 from effnlp.reproduce.validate import validate
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reproduce.md"
 
 WHOLE = {
     "title": "Squares",
@@ -320,3 +323,12 @@ def test_every_file_of_an_experiment_lies_in_a_chapter():
     below = {path.parent.name for path in experiments_dir().glob("*/*.yaml")}
     assert below
     assert below <= set(CHAPTERS)
+
+
+def test_the_file_that_the_documentation_shows_is_one(tmp_path):
+    text = DOCUMENT.read_text(encoding="utf-8").partition("## An experiment is a file")[2]
+    shown = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1]
+    made = read(str(written(shown, tmp_path)))
+    assert set(made.layers) == {"analytic", "small", "full"}
+    assert len(made.published) == 3
+    assert len(made.layers["small"].seeds) == 3
