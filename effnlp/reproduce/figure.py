@@ -67,7 +67,9 @@ class Panel:
     @property
     def labelled(self) -> bool:
         """Whether points are few enough for their names to stand beside them."""
-        return self.kind == "scatter" and sum(len(series.x) for series in self.series) <= LABELLED
+        return (
+            self.kind == "scatter" and len({name for each in self.series for name in each.names}) <= LABELLED
+        )
 
 
 @dataclass(frozen=True)
@@ -255,18 +257,21 @@ def ticks_of(panel: Panel) -> list[float]:
     return places if panel.kind == "lines" and len(places) <= 8 else []
 
 
-def label_sides(panel: Panel) -> list[list[tuple[str, str]]]:
+def label_sides(panel: Panel) -> list[list[tuple[str, str] | None]]:
     """Where the name of each point of each series stands: ``left`` or ``right`` of it, and ``top`` or ``bottom``.
 
     To the side where there is more room, and by turns above and below, since neighbours would cover each other.
+    None for a point of the paper where ours of that row has the name.
     """
+    ours = {name for series in panel.series if not series.is_paper for name in series.names}
     places = [
         (math.log(x) if panel.log_x else x, number, index)
         for number, series in enumerate(panel.series)
         for index, x in enumerate(map(float, series.x))
+        if not series.is_paper or series.names[index] not in ours
     ]
     middle = (min(places)[0] + max(places)[0]) / 2
-    sides = [[("", "")] * len(series.x) for series in panel.series]
+    sides: list[list[tuple[str, str] | None]] = [[None] * len(series.x) for series in panel.series]
     for turn, (x, number, index) in enumerate(sorted(places)):
         sides[number][index] = ("right" if x <= middle else "left", "bottom" if turn % 2 else "top")
     return sides

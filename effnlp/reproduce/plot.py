@@ -58,7 +58,7 @@ def _draw(panel: Panel, axes: "Axes") -> None:
         axes.errorbar(
             x,
             list(series.y),
-            [below, above],
+            [below, above] if any(below) or any(above) else None,
             fmt="none" if is_bar else marker,
             linestyle=("--" if series.is_paper else "-") if panel.kind == "lines" else "none",
             color="black" if is_bar else colour,
@@ -76,8 +76,10 @@ def _draw(panel: Panel, axes: "Axes") -> None:
 
 def _name_points(panel: Panel, axes: "Axes") -> None:
     for series, sides in zip(panel.series, label_sides(panel), strict=True):
-        for index, (across, up) in enumerate(sides):
-            is_left, is_below = across == "left", up == "bottom"
+        for index, side in enumerate(sides):
+            if side is None:
+                continue
+            is_left, is_below = side[0] == "left", side[1] == "bottom"
             axes.annotate(
                 series.names[index],
                 (float(series.x[index]), series.y[index]),
@@ -209,10 +211,10 @@ def _trace(panel: Panel, series: Series, offset: float) -> dict[str, Any]:
     return trace
 
 
-def _names(series: Series, sides: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def _names(series: Series, sides: Sequence[tuple[str, str] | None]) -> dict[str, Any]:
     return {
-        "text": [escaped(name) for name in series.names],
-        "textposition": [f"{up} {across}" for across, up in sides],
+        "text": [escaped(name) if side else "" for name, side in zip(series.names, sides, strict=True)],
+        "textposition": [f"{side[1]} {side[0]}" if side else "top right" for side in sides],
         "textfont": {"size": 10},
         "cliponaxis": False,
     }

@@ -175,15 +175,23 @@ def test_the_papers_points_are_hollow_and_ours_filled(experiment, small, kind):
 
 
 def test_names_of_points_stand_on_the_side_with_more_room_and_by_turns_above_and_below(experiment, small):
-    (panel,) = drawn(experiment, small)
+    wide = replace(experiment, published=[])
+    cells = [Cell(row, column, {"0": x}) for row, x in zip("abcd", (1.0, 2.0, 50.0, 99.0), strict=True)
+             for column in ("trained", "SST-2")]  # fmt: skip
+    (panel,) = drawn(wide, replace(small, cells=cells, holes=[]), kind="scatter", x="trained", y=["SST-2"])
     assert panel.labelled
-    points = sorted(
-        (x, side)
-        for series, sides in zip(panel.series, label_sides(panel), strict=True)
-        for x, side in zip(series.x, sides, strict=True)
-    )
-    assert [across for _, (across, _) in points] == ["right", "right", "left", "left"]
-    assert [up for _, (_, up) in points] == ["top", "bottom", "top", "bottom"]
+    assert label_sides(panel) == [
+        [("right", "top"), ("right", "bottom"), ("right", "top"), ("left", "bottom")]
+    ]
+
+
+def test_a_row_is_named_once_and_at_the_papers_point_only_where_ours_has_none(experiment, small):
+    without_full = [cell for cell in small.cells if cell.row != "full"]
+    for result, named in ((small, []), (replace(small, cells=without_full), ["full"])):
+        (panel,) = drawn(experiment, result)
+        ours, paper = zip(panel.series, label_sides(panel), strict=True)
+        assert all(ours[1])
+        assert [name for name, side in zip(paper[0].names, paper[1], strict=True) if side] == named
 
 
 def test_the_caption_speaks_of_what_is_drawn_alone(experiment, small):
