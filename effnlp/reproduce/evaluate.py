@@ -58,7 +58,7 @@ def evaluate(
         machine=in_common([record.identity.get("machine", {}) for record in records]) or provenance.machine(),
         versions=in_common([versions_of(record) for record in records]) or versions_here(),
         cells=cells,
-        claims=[_checked(claim, experiment, cells, lacks) for claim in claims],
+        claims=[_checked(claim, experiment, cells, holes, lacks) for claim in claims],
         holes=holes,
         spent=replace(spent, seconds=spent.seconds + time.perf_counter() - start),
         fingerprints=_fingerprints(records),
@@ -85,7 +85,9 @@ def _refuse_unknown_rows(
                 raise ConfigError(f"{experiment.chapter}/{experiment.name}.yaml: claims.{claim.name}: {said}")
 
 
-def _checked(claim: Claim, experiment: Experiment, cells: Sequence[Cell], lacks: str | None) -> Checked:
+def _checked(
+    claim: Claim, experiment: Experiment, cells: Sequence[Cell], holes: Sequence[Hole], lacks: str | None
+) -> Checked:
     if why := claim.not_testable or lacks:
         finding = Finding(NOT_TESTABLE, why=why)
     else:
@@ -94,6 +96,7 @@ def _checked(claim: Claim, experiment: Experiment, cells: Sequence[Cell], lacks:
             {(cell.row, cell.column): cell for cell in cells},
             {(figure.row, figure.column): figure for figure in experiment.published},
             {column.name: column for column in experiment.columns},
+            [(hole.row, hole.column) for hole in holes],
         )
     return Checked(
         name=claim.name,
