@@ -1,0 +1,49 @@
+"""The layers of all experiments that are made of runs: each row makes a legal run, and no two rows the same one."""
+
+from dataclasses import replace
+
+import pytest
+
+from effnlp.reproduce.plan import distinct, make_plans
+from effnlp.reproduce.read import names, read
+
+MANY = 10
+"""Layers of more rows take seconds to compose."""
+
+LAYERS = [
+    pytest.param(name, layer, marks=[pytest.mark.slow] if len(found.rows) > MANY else [])
+    for name in names()
+    for layer, found in read(name).layers.items()
+    if found.rows
+]
+assert LAYERS
+
+
+def with_one_seed(name: str, layer: str):
+    """The experiment with the first seed of that layer alone."""
+    experiment = read(name)
+    found = experiment.layers[layer]
+    return replace(
+        experiment, layers={**experiment.layers, layer: replace(found, seeds=list(found.seeds)[:1])}
+    )
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "layer"), LAYERS)
+def test_each_row_makes_a_legal_run_of_its_own(name, layer):
+    experiment = with_one_seed(name, layer)
+    (plan,) = make_plans([(experiment, layer)])
+    assert list(plan.rows) == list(experiment.layers[layer].rows)
+    assert len(plan.runs) == len(plan.rows)
+
+
+def test_full_fine_tuning_and_the_encoder_in_floats_are_one_run():
+    plans = make_plans([(with_one_seed(name, "small"), "small") for name in ("peft_glue", "int8_encoder")])
+    peft, int8 = (plan.rows for plan in plans)
+    (one,), (other,) = peft["FT on SST-2"].values(), int8["fp32"].values()
+    assert one.folder == other.folder
+    assert len(distinct(plans)) == len(peft) + len(int8) - 1
