@@ -8,8 +8,10 @@ https://arxiv.org/abs/2106.12639 (MO-ASHA)
 """
 
 import functools
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -217,9 +219,22 @@ def run_search(of: Problem, search: Search, seed: int, whole_runs: float) -> Sim
     """Search until so many mean whole runs are spent."""
     if whole_runs <= 0:
         raise ValueError(f"whole_runs must be above 0, got {whole_runs}")
-    return simulate(
-        of, _sampler, rule_of(search, seed), workers=search.workers, seed=seed, whole_runs=whole_runs
-    )
+    with _exhaustion_unsaid():
+        return simulate(
+            of, _sampler, rule_of(search, seed), workers=search.workers, seed=seed, whole_runs=whole_runs
+        )
+
+
+@contextmanager
+def _exhaustion_unsaid() -> Iterator[None]:
+    """That the points of the table are used up would be said for each seed."""
+    quiet = logging.getLogger("effnlp.search.proposals")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        quiet.setLevel(level)
 
 
 def _sampler(space: Any, seed: int) -> Any:

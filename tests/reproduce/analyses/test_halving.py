@@ -1,6 +1,7 @@
 """Early stopping replayed on stored curves."""
 
 import functools
+import logging
 
 import pytest
 
@@ -84,6 +85,20 @@ def test_a_clock_without_starts_keeps_the_ends_and_counts_by_the_schedule():
     assert [look.seconds / training[-1].seconds for look in training] == pytest.approx(fractions)
     assert whole[0].seconds > training[0].seconds  # this is what preparation takes
     assert [look.values for look in whole] == [look.values for look in training]
+
+
+def test_that_the_table_is_used_up_is_not_said_for_each_seed(monkeypatch, caplog):
+    log = logging.getLogger("effnlp.search.proposals")
+    level = log.level
+
+    def exhausted(*_, **__):
+        log.warning("the space is exhausted")
+        return simulated([0.5])
+
+    monkeypatch.setattr(halving, "simulate", exhausted)
+    assert halving.run_search(None, halving.RANDOM, 0, 1.0).trials == 1
+    assert not caplog.records
+    assert log.level == level
 
 
 def test_each_rung_has_no_more_trials_than_the_one_before_it():
