@@ -261,9 +261,10 @@ def label_sides(panel: Panel) -> list[list[tuple[str, str] | None]]:
     """Where the name of each point of each series stands: ``left`` or ``right`` of it, and ``top`` or ``bottom``.
 
     To the side where there is more room, and by turns above and below, since neighbours would cover each other.
-    None for a point of the paper where ours of that row has the name.
+    None for a point of the paper where ours has the name of the row and there are too many to name each.
     """
-    ours = {name for series in panel.series if not series.is_paper for name in series.names}
+    is_full = sum(len(series.x) for series in panel.series) > LABELLED
+    ours = {name for series in panel.series if is_full and not series.is_paper for name in series.names}
     places = [
         (math.log(x) if panel.log_x else x, number, index)
         for number, series in enumerate(panel.series)

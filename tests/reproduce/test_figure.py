@@ -185,13 +185,22 @@ def test_names_of_points_stand_on_the_side_with_more_room_and_by_turns_above_and
     ]
 
 
-def test_a_row_is_named_once_and_at_the_papers_point_only_where_ours_has_none(experiment, small):
-    without_full = [cell for cell in small.cells if cell.row != "full"]
-    for result, named in ((small, []), (replace(small, cells=without_full), ["full"])):
-        (panel,) = drawn(experiment, result)
-        ours, paper = zip(panel.series, label_sides(panel), strict=True)
-        assert all(ours[1])
-        assert [name for name, side in zip(paper[0].names, paper[1], strict=True) if side] == named
+@pytest.mark.parametrize("rows", [5, 9])
+def test_points_of_the_paper_are_named_too_unless_there_are_too_many_and_ours_have_the_names(
+    experiment, small, rows
+):
+    places = [(str(row), column) for row in range(rows) for column in ("trained", "SST-2")]
+    cells = [Cell(row, column, {"0": float(row)}) for row, column in places[2:]]  # none of the first row
+    published = [Published(row, column, float(row), "Table 1", "official") for row, column in places]
+    (panel,) = drawn(
+        replace(experiment, published=published, rows=[]), replace(small, cells=cells, holes=[]),
+        kind="scatter", x="trained", y=["SST-2"],
+    )  # fmt: skip
+    assert panel.labelled
+    ours, paper = label_sides(panel)
+    named = [name for name, side in zip(panel.series[1].names, paper, strict=True) if side]
+    assert all(ours)
+    assert sorted(named) == (["0"] if rows == 9 else ["0", "1", "2", "3", "4"])
 
 
 def test_the_caption_speaks_of_what_is_drawn_alone(experiment, small):
