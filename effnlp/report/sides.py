@@ -39,25 +39,19 @@ class Side:
         """Of initialisation and of order, of each run."""
         return [seeds(run.record) for run in self.candidate.runs]
 
-    def values(self, key: str) -> Mapping[Seeds, float]:
+    def values(self, key: str) -> dict[Seeds, float]:
         """The value of ``key``, which may name a method of energy, of each run that has it."""
-        if key not in self._found:
-            base = key.split(" [")[0]
-            self._found[key] = {
-                pair: values[base]
-                for pair, values, method in self._of_runs
-                if base in values and with_method(base, method) == key
-            }
-        return self._found[key]
+        base = key.split(" [")[0]
+        return {
+            pair: values[base]
+            for pair, values, method in self._of_runs
+            if base in values and with_method(base, method) == key
+        }
 
     @cached_property
     def _of_runs(self) -> list[tuple[Seeds, Mapping[str, float], str]]:
         """Seeds, values and method of energy of each run: looked up once, for there may be thousands."""
         return [(seeds(run.record), run.record.values, energy_method(run.record)) for run in self.candidate.runs]
-
-    @cached_property
-    def _found(self) -> dict[str, dict[Seeds, float]]:
-        return {}
 
 
 def chosen_keys(sides: Sequence[Side], patterns: Sequence[str] = ()) -> list[str]:
