@@ -164,12 +164,14 @@ def test_every_group_of_conf_is_in_the_defaults_or_a_part_of_a_choice():
     assert set(groups([CONF])) == known | parts
 
 
-def test_no_module_is_left_that_neither_a_config_nor_a_verb_nor_a_module_uses():
+def test_no_module_is_left_that_neither_a_config_nor_a_verb_nor_a_module_nor_an_experiment_uses():
     files = {path: path.read_text(encoding="utf-8") for path in (ROOT / "effnlp").rglob("*.py")}
     texts = "\n".join(
         [*files.values(), *(path.read_text() for path in (ROOT / "hydra_plugins").rglob("*.py"))]
     )
     targets = {load(path)["_target_"].rpartition(".")[0] for path in WITH_TARGET}
+    experiments = "\n".join(path.read_text() for path in (ROOT / "experiments").rglob("*.yaml"))
+    targets |= set(re.findall(r"function: (effnlp[\w.]+)\.\w+", experiments))
     modules = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if path.stem != "__init__"
     }
