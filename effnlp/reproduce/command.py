@@ -142,6 +142,7 @@ def reproduce(options: argparse.Namespace) -> int:
     done = runs_of(wanted, options)
     console, found = Console(), []
     for (experiment, layer), runs in zip(wanted, done, strict=True):
+        sys.stderr.write(f"computes  {experiment.name}, layer {layer.name}\n")
         result = result_of(experiment, layer, runs, options)
         before = earlier(experiment.name, layer.name, options.into)
         drift = in_words(compare(before, result)) if before is not None else []
