@@ -51,7 +51,9 @@ class Side:
     @cached_property
     def _of_runs(self) -> list[tuple[Seeds, Mapping[str, float], str]]:
         """Seeds, values and method of energy of each run: looked up once, for there may be thousands."""
-        return [(seeds(run.record), run.record.values, energy_method(run.record)) for run in self.candidate.runs]
+        return [
+            (seeds(run.record), run.record.values, energy_method(run.record)) for run in self.candidate.runs
+        ]
 
 
 def chosen_keys(sides: Sequence[Side], patterns: Sequence[str] = ()) -> list[str]:

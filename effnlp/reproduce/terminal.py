@@ -14,11 +14,12 @@ from rich.text import Text
 from effnlp.reproduce.experiment import Column, Experiment
 from effnlp.reproduce.result import FAILS, HOLDS, NOT_TESTABLE, UNDECIDED, Checked, Result
 from effnlp.reproduce.table import Table, header, ours_text, paper_text, raised, tabulate
-from effnlp.reproduce.words import counted, estimate_in_words, rule_in_words, set_in_words, spent_in_words
+from effnlp.reproduce.words import bounds_in_words, counted, estimate_in_words, spent_in_words
 
 STYLES = {HOLDS: "green", FAILS: "red", UNDECIDED: "yellow", NOT_TESTABLE: "dim"}
-BETWEEN = 2
-"""Spaces between two columns."""
+PADDING = 2
+BETWEEN = PADDING + 1
+"""Spaces between two columns: the padding, and what the box has there."""
 
 SHARE_OF_LABELS = 0.4
 """Of the width, that the names of the rows may take; longer ones are broken."""
@@ -64,15 +65,17 @@ def show(experiment: Experiment, result: Result, drift: Sequence[str], console: 
 
 
 def _show_claim(claim: Checked, console: Console) -> None:
+    """The verdict, what was found and its bounds; of what does not hold also why. The files say more."""
     finding = claim.finding
     console.print(
         Text.assemble(
             (f"{finding.verdict}", f"bold {STYLES.get(finding.verdict, '')}".strip()), f"  {claim.says}"
         )
     )
-    found = estimate_in_words(claim)
-    rule = "; ".join(filter(None, [f"found {found}" if found else "", rule_in_words(claim)]))
-    for said in (rule, finding.why, set_in_words(claim)):
+    found, bounds = estimate_in_words(claim), bounds_in_words(claim.arguments)
+    kind = claim.kind.replace("_", " ")
+    measured = f"{kind} {found}, {bounds}" if bounds else f"{kind} {found}"
+    for said in (measured if found else "", finding.why if finding.verdict != HOLDS else ""):
         if said:
             console.print(Padding(Text(said, style="dim"), (0, 0, 0, 4)))
 
@@ -118,7 +121,7 @@ def _heading(name: str, cells: Sequence[str]) -> list[str]:
 
 
 def _grid(rows: Sequence[str], labels: int, strips: Sequence[Strip]) -> Grid:
-    grid = Grid(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=(0, BETWEEN, 0, 0))
+    grid = Grid(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=(0, PADDING, 0, 0))
     grid.add_column("", min_width=labels, max_width=labels, overflow="fold", vertical="bottom")
     for strip in strips:
         grid.add_column(

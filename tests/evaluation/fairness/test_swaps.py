@@ -104,7 +104,7 @@ def test_what_cannot_be_swapped_is_said_before_the_training(make_subject, tmp_pa
         refuse(task, root=None)
     with pytest.raises(ValueError, match=r"has none$"):
         refuse(task, root=str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="has no data set .bec_pro."):
+    with pytest.raises(FileNotFoundError, match=r"has no data set 'bec_pro'"):
         refuse(task, sets=["bec_pro"], root=str(tmp_path))
     with pytest.raises(ValueError, match="a list of different sets"):
         refuse(task, sets=["bec_pro", "bec_pro"], root=str(tmp_path))
