@@ -13,6 +13,7 @@ from effnlp.menu import suggest
 from effnlp.record import Record
 from effnlp.reproduce.experiment import Column, Computed, Experiment, Layer
 from effnlp.reproduce.result import Cell, Hole
+from effnlp.statistics import Interval
 
 if TYPE_CHECKING:
     from effnlp.reproduce.runs import Missing
@@ -41,8 +42,8 @@ class Run:
 Runs = Sequence[Run]
 """Of one row, in the order of the seeds."""
 
-Values = float | Sequence[float] | Mapping[str, float]
-"""What a function may give as a cell: a number, or one of each seed."""
+Values = float | Interval | Sequence[float] | Mapping[str, float]
+"""What a function may give as a cell: a number, an estimate with its 90 % interval, or a number of each seed."""
 
 Table = Mapping[str, Mapping[str, Values]]
 """Row to column to values."""
@@ -99,7 +100,7 @@ def from_runs(row: str, column: Column, runs: Runs, missing: "Sequence[Missing]"
         made.append(Hole(row, column.name, f"{column.name} is declared exact, but differs: {which}"))
     elif values:
         with_predictions = {run.seed: run.folder for run in runs if run.seed in values}
-        made.append(Cell(row, column.name, values, column.exact, Examples.of(key, with_predictions)))
+        made.append(Cell(row, column.name, values, column.exact, examples=Examples.of(key, with_predictions)))
     return made
 
 
@@ -208,21 +209,26 @@ def places(computed: Computed, experiment: Experiment, layer: Layer) -> list[tup
 
 
 def _computed_cell(row: str, column: Column, values: Values, layer: Layer) -> Cell | Hole:
-    if isinstance(values, Mapping):
+    interval = None
+    if isinstance(values, Interval):
+        by_seed, interval = {ONLY: values.mean}, (values.low, values.high)
+    elif isinstance(values, Mapping):
         by_seed = {str(seed): float(value) for seed, value in values.items()}
     elif isinstance(values, Sequence):
         by_seed = {str(seed): float(value) for seed, value in enumerate(values)}
     else:
         by_seed = {ONLY: float(values)}
-    is_exact = column.exact or layer.name == "analytic"
+    is_exact = interval is None and (column.exact or layer.name == "analytic")
     wrong = {seed: value for seed, value in by_seed.items() if not math.isfinite(value)}
+    if interval and not all(map(math.isfinite, interval)):
+        return Hole(str(row), column.name, f"its interval has no end: {interval[0]:g} to {interval[1]:g}")
     if wrong or not by_seed:
         which = ", ".join(f"seed {seed}: {value}" for seed, value in wrong.items()) or "no value at all"
         return Hole(str(row), column.name, f"not a finite number: {which}")
     if is_exact and len(set(by_seed.values())) > 1:
         which = ", ".join(f"seed {seed}: {value:g}" for seed, value in by_seed.items())
         return Hole(str(row), column.name, f"{column.name} is exact, but differs: {which}")
-    return Cell(str(row), column.name, by_seed, is_exact)
+    return Cell(str(row), column.name, by_seed, is_exact, interval)
 
 
 def load_function(name: str) -> Callable[..., Any]:

@@ -22,6 +22,7 @@ class Cell:
         values: Seed (``"0"``, or ``"0-1"`` where initialisation and order have different ones) to value, in the
             unit of the column.
         is_exact: It does not vary with seeds: one value is no sample but the value itself.
+        interval: Ends of its 90 % interval, where whatever made it knows them; else they come from the seeds.
         examples: Seed to a score (0 or 1) of each validation example, in one order; empty if there are none.
             Not stored.
     """
@@ -30,6 +31,7 @@ class Cell:
     column: str
     values: Mapping[str, float]
     is_exact: bool = False
+    interval: tuple[float, float] | None = None
     examples: Mapping[str, Sequence[float]] = field(default_factory=dict, compare=False)
 
 
@@ -162,7 +164,7 @@ class Result:
             return cls(
                 **{
                     **content,
-                    "cells": [Cell(**cell) for cell in content["cells"]],
+                    "cells": [_cell(cell) for cell in content["cells"]],
                     "claims": claims,
                     "holes": [Hole(**hole) for hole in content["holes"]],
                     "spent": Spent(**content["spent"]),
@@ -170,3 +172,8 @@ class Result:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a result of a reproduction: {error}") from error
+
+
+def _cell(content: Mapping[str, Any]) -> Cell:
+    interval = content.get("interval")
+    return Cell(**{**content, "interval": None if interval is None else (interval[0], interval[1])})

@@ -25,8 +25,8 @@ class Ours:
     """A figure of our own, in the unit of its column.
 
     Attributes:
-        low, high: The ends of its 90 % interval over seeds; None where there is none: it is exact, or of one seed.
-        n: Seeds; 0 for an exact figure.
+        low, high: The ends of its 90 % interval; None where there is none: it is exact, or of one seed.
+        n: Seeds; 0 for an exact figure, and for one whose interval is not over seeds.
     """
 
     mean: float
@@ -124,15 +124,22 @@ def tabulate(experiment: Experiment, result: Result) -> Table:
     counts = Counter(found.n for found in ours.values() if found.n)
     n = max(counts, key=lambda many: (counts[many], many)) if counts else 0
     remarks = [*_seeds_in_words(counts), *notes.of_all]
+    if any(found.low is not None and not found.n for found in ours.values()):
+        remarks.insert(0, f"In brackets are the ends of {LEVEL:.0%} intervals.".replace("%", " %", 1))
     return Table(
         experiment.name, result.layer, experiment.title, rows, columns, entries, n, notes.sentences, remarks
     )
 
 
 def summed_up(cell: Cell) -> Ours:
-    """The mean over seeds with its interval by Student's t; exact figures as themselves."""
+    """The mean over seeds with its interval by Student's t; exact figures as themselves.
+
+    A figure that brings its interval has that one.
+    """
     values = list(cell.values.values())
     mean = math.fsum(values) / len(values)
+    if cell.interval:
+        return Ours(mean, *cell.interval)
     if cell.is_exact:
         return Ours(mean)
     if len(values) == 1:
@@ -225,12 +232,17 @@ def number(value: float, digits: int) -> str:
 
 
 def ours_text(entry: Entry, column: Column, usual_n: int) -> str:
-    """``92.4 ± 0.3``; with ``(n = 2)`` where it rests on another number of seeds than most; empty for nothing."""
+    """``92.4 ± 0.3``, or ``2.4 (1.2–6.9)`` where an interval is not over seeds; empty for nothing.
+
+    ``(n = 2)`` is added where it rests on another number of seeds than most.
+    """
     ours = entry.ours
     if ours is None:
         return HOLE if entry.hole else ""
     text = number(ours.mean, column.digits)
-    if ours.half_width is not None:
+    if ours.low is not None and ours.high is not None and not ours.n:
+        text += f" ({number(ours.low, column.digits)}–{number(ours.high, column.digits)})"
+    elif ours.half_width is not None:
         text += f" ± {_half_width(ours.half_width, text, column.digits)}"
     return f"{text} (n = {ours.n})" if ours.n not in (0, usual_n) else text
 

@@ -13,6 +13,7 @@ from effnlp.reproduce.cells import Run, from_function, from_runs, load_function,
 from effnlp.reproduce.experiment import Claim, Column, Computed, Experiment, Layer, Published
 from effnlp.reproduce.result import Cell, Hole
 from effnlp.reproduce.runs import Missing
+from effnlp.statistics import Interval
 
 ACCURACY = Column("accuracy", "val/accuracy", "%", scale=100.0)
 BYTES = Column("size", "model/bytes", "MB", scale=1e-6, exact=True)
@@ -200,3 +201,17 @@ def test_functions_are_found_by_their_dotted_name():
     assert load_function("effnlp.reproduce.cells.load_function") is load_function
     with pytest.raises(ValueError, match="has no function 'load_functio'; did you mean 'load_function'"):
         load_function("effnlp.reproduce.cells.load_functio")
+
+
+def test_an_estimate_with_an_interval_keeps_it_and_is_not_exact(functions):
+    value = Interval(2.4, 1.2, 6.9, 10, "generalised")
+    layer = Layer("analytic", computed=[Computed("made_functions.give", {"value": value}, "full", "derived")])
+    assert make_cells(experiment_of(layer), layer, {}) == (
+        [Cell("full", "derived", {"0": 2.4}, interval=(1.2, 6.9))], [],
+    )  # fmt: skip
+    open_ended = Interval(2.4, 1.2, float("inf"), 10, "generalised")
+    layer = Layer(
+        "small", computed=[Computed("made_functions.give", {"value": open_ended}, "full", "derived")]
+    )
+    _, [hole] = make_cells(experiment_of(layer), layer, {})
+    assert "no end: 1.2 to inf" in hole.reason

@@ -268,3 +268,24 @@ def test_another_unit_changes_no_ratio_and_scales_every_difference():
         (share_above(sample(a), sample(b)), share_above(sample(1e6 * a), sample(1e6 * b)), 1),
     ):
         assert (scaled.low, scaled.high) == pytest.approx((factor * found.low, factor * found.high), rel=1e-5)
+
+
+def test_an_interval_that_a_figure_brings_along_is_the_one_of_its_sum_with_exact_figures():
+    own = Sample("variance", {"0": 2.0}, interval=(1.0, 5.0))
+    found = contrast([own, exact(10.0)], [-2, 1])
+    assert (found.mean, found.low, found.high) == pytest.approx((6.0, 0.0, 8.0))
+    shares = ratio(own, exact(4.0))
+    assert (shares.low, shares.mean, shares.high) == pytest.approx((0.25, 0.5, 1.25))
+
+
+def test_independent_intervals_add_up_to_one_narrower_than_their_widths_and_wider_than_each():
+    one, other = (Sample(name, {"0": 2.0}, interval=(1.0, 5.0)) for name in ("a", "b"))
+    found = contrast([one, other], [1, 1])
+    assert found.low == pytest.approx(4 - math.hypot(1, 1))
+    assert found.high == pytest.approx(4 + math.hypot(3, 3))
+
+
+def test_an_interval_of_its_own_is_of_one_level_only():
+    own = Sample("variance", {"0": 2.0}, interval=(1.0, 5.0))
+    with pytest.raises(UndecidableError, match="90% only"):
+        contrast([own], [1], level=0.95)

@@ -4,7 +4,17 @@ import pytest
 
 from effnlp.reproduce.experiment import Column, Published
 from effnlp.reproduce.result import Cell, Hole
-from effnlp.reproduce.table import HOLE, header, number, ours_text, paper_text, raised, summed_up, tabulate
+from effnlp.reproduce.table import (
+    HOLE,
+    Entry,
+    header,
+    number,
+    ours_text,
+    paper_text,
+    raised,
+    summed_up,
+    tabulate,
+)
 from effnlp.statistics import t_interval
 
 
@@ -146,3 +156,10 @@ def test_a_heading_has_the_unit_and_says_which_way_is_better():
 def test_marks_are_superscripts():
     assert raised([1, 12]) == "¹˒¹²"
     assert raised([]) == ""
+
+
+def test_a_figure_with_an_interval_of_its_own_shows_its_ends():
+    cell = Cell("a", "b", {"0": 2.4}, interval=(1.2, 6.9))
+    found = summed_up(cell)
+    assert (found.mean, found.low, found.high, found.n) == (2.4, 1.2, 6.9, 0)
+    assert ours_text(Entry(found), Column("b", digits=1), 3) == "2.4 (1.2–6.9)"

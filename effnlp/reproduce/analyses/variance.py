@@ -22,16 +22,16 @@ POINTS = 100.0
 
 
 def components(runs: Mapping[str, Runs], row: str, key: str) -> Table:
-    """Components of variance of a score, in points squared, each with the ends of its 90 % interval.
+    """Components of variance of a score, in points squared, each with its 90 % interval.
 
     Args:
         row: Whose runs: each seed of initialisation with each of order.
         key: Of the score in records, a share of one.
 
     Returns:
-        Rows ``initialisation``, ``data order`` and ``interaction and chance`` with columns ``variance``,
-        ``variance from`` and ``variance to``. The row ``data order`` also has its component as a multiple of that
-        of initialisation, ``ratio`` with ``ratio from`` and ``ratio to``, where these are finite.
+        Rows ``initialisation``, ``data order`` and ``interaction and chance`` with the column ``variance``. The
+        row ``data order`` also has its component as a multiple of that of initialisation, ``ratio``, if that is
+        finite.
 
     Raises:
         ValueError: If the seeds of the row are not crossed.
@@ -43,8 +43,10 @@ def components(runs: Mapping[str, Runs], row: str, key: str) -> Table:
         "data order": found.order,
         "interaction and chance": found.residual,
     }
-    rows = {name: _ends("variance", part) for name, part in parts.items() if part is not None}
-    rows["data order"] |= _ends("ratio", ratio_of_components(table))
+    rows = {name: {"variance": part} for name, part in parts.items() if part is not None}
+    ratio = ratio_of_components(table)
+    if math.isfinite(ratio.mean):
+        rows["data order"]["ratio"] = ratio
     return rows
 
 
@@ -203,8 +205,3 @@ def retention(
 
 def _seeds(run: Run) -> tuple[int, int]:
     return int(run.record.identity["seed_init"]), int(run.record.identity["seed_order"])
-
-
-def _ends(name: str, part: Interval) -> dict[str, float]:
-    cells = {name: part.mean, f"{name} from": part.low, f"{name} to": part.high}
-    return {column: value for column, value in cells.items() if math.isfinite(value)}

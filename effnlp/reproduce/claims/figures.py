@@ -43,7 +43,9 @@ class Figures:
             raise UndecidableError(f"{name} is not finite with seed {', '.join(broken)}")
         if cell.is_exact and len(set(cell.values.values())) > 1:
             raise ValueError(f"{name} is said to be exact, but differs between seeds: {dict(cell.values)}")
-        return Sample(name, cell.values, cell.is_exact, self._examples(cell), asked=place[1])
+        return Sample(
+            name, cell.values, cell.is_exact, cell.interval, examples=self._examples(cell), asked=place[1]
+        )
 
     def _examples(self, cell: Cell) -> dict[str, np.ndarray]:
         """In the unit of the column; none if they are not what the figures are the mean of."""

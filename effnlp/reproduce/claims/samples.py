@@ -18,6 +18,7 @@ from effnlp.statistics import (
     SeedMean,
     Seeds,
     check_level,
+    difference_of_intervals,
     difference_of_means,
     examples_and_seeds,
     mean_over_seeds,
@@ -41,6 +42,7 @@ class Sample:
     Attributes:
         name: As a sentence calls it: ``int8 in SST-2``.
         values: Seed to figure; of an exact one, any seed.
+        interval: What it brings along, at the usual level; None: it follows from the seeds.
         examples: Seed to (N,) scores of the examples whose mean is the figure; empty if there are none.
         asked: What the examples are; only scores of the same ones are paired.
     """
@@ -48,6 +50,7 @@ class Sample:
     name: str
     values: Mapping[str, float]
     is_exact: bool = False
+    interval: tuple[float, float] | None = None
     examples: Mapping[str, Numbers] = field(default_factory=dict)
     asked: str = ""
 
@@ -68,12 +71,12 @@ def logarithm(sample: Sample) -> Sample:
     Raises:
         UndecidableError: If one is not positive.
     """
-    low = min(sample.values.values())
+    low = min([*sample.values.values(), *(sample.interval or ())])
     if low <= 0:
         raise UndecidableError(f"{sample.name} is {low:g}, and only positive figures have ratios")
-    return replace(
-        sample, values={seed: math.log(value) for seed, value in sample.values.items()}, examples={}
-    )
+    values = {seed: math.log(value) for seed, value in sample.values.items()}
+    ends = (math.log(sample.interval[0]), math.log(sample.interval[1])) if sample.interval else None
+    return replace(sample, values=values, interval=ends, examples={})
 
 
 def contrast(samples: Sequence[Sample], weights: Sequence[float], level: float = LEVEL) -> Interval:
@@ -83,8 +86,12 @@ def contrast(samples: Sequence[Sample], weights: Sequence[float], level: float =
     with degrees of freedom by Welch and Satterthwaite. Two figures with scores of the same examples have the wider
     of this interval and the one over examples (:func:`effnlp.statistics.examples_and_seeds`).
 
+    Figures that bring their intervals are independent of all others
+    (:func:`effnlp.statistics.difference_of_intervals`).
+
     Raises:
-        UndecidableError: If a figure that varies with seeds has a single one.
+        UndecidableError: If a figure that varies with seeds has a single one, or one has its interval at another
+            level only.
     """
     check_level(level)
     terms = [(sample, weight) for sample, weight in zip(samples, weights, strict=True) if not sample.is_exact]
@@ -92,6 +99,8 @@ def contrast(samples: Sequence[Sample], weights: Sequence[float], level: float =
     scale = sum(abs(w * s.mean) for s, w in zip(samples, weights, strict=True))
     if not terms:
         return _rounded(Interval(constant, constant, constant, 0, "exact figures"), scale)
+    if any(sample.interval for sample, _ in terms):
+        return _rounded(_of_intervals(terms, constant, level), scale)
     seeds = shared_seeds([sample for sample, _ in terms])
     if len(seeds) > 1:
         sums = {seed: constant + sum(w * s.values[seed] for s, w in terms) for seed in seeds}
@@ -245,6 +254,22 @@ def _of_means(terms: Sequence[tuple[Sample, float]], constant: float) -> SeedMea
         total = difference_of_means(minus, total or SeedMean(constant, 0.0, 1.0, found.n, 0.0))
     assert total is not None
     return total
+
+
+def _of_intervals(terms: Sequence[tuple[Sample, float]], constant: float, level: float) -> Interval:
+    """The sum of independent figures of which intervals are known or follow from seeds."""
+    total = Interval(constant, constant, constant, 0, "")
+    for sample, weight in terms:
+        if sample.interval is None:
+            one = contrast([sample], [1], level)
+        elif level != LEVEL:
+            raise UndecidableError(f"{sample.name} has an interval of {LEVEL:.0%} only")
+        else:
+            one = Interval(sample.mean, *sample.interval, 1, "its own interval")
+        low, high = sorted((-weight * one.low, -weight * one.high))
+        minus = Interval(-weight * one.mean, low, high, one.n, one.how)
+        total = replace(difference_of_intervals(minus, total), n=max(one.n, total.n), how=one.how)
+    return total if len(terms) == 1 else replace(total, how="intervals of independent figures (MOVER)")
 
 
 def _ratio_of_means(of: Sample, to: Sample, floor: float) -> float:
