@@ -273,7 +273,7 @@ def result_of(
     command = command_of(experiment.name, layer, options)
     if runs is None:
         return evaluate(experiment, layer, command)
-    return evaluate(experiment, layer, command, runs.rows, runs.missing, runs.spent)
+    return evaluate(experiment, layer, command, runs.rows, runs.missing, runs.spent, runs.remarks)
 
 
 def command_of(name: str, layer: Layer, options: argparse.Namespace) -> str:

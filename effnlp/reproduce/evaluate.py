@@ -26,6 +26,7 @@ def evaluate(
     runs: Mapping[str, Runs] | None = None,
     missing: Sequence[Missing] = (),
     spent: Spent | None = None,
+    remarks: Sequence[str] = (),
 ) -> Result:
     """Make the cells of a layer and check its claims. Does no run.
 
@@ -36,6 +37,7 @@ def evaluate(
         command: What makes this result.
         runs: Row to its completed runs.
         missing: Runs of the layer that are not there.
+        remarks: What is to be known of records that were used, such as that another evaluator measured them.
         spent: What the runs took; the seconds of the functions are added.
 
     Raises:
@@ -62,6 +64,7 @@ def evaluate(
         holes=holes,
         spent=replace(spent, seconds=spent.seconds + time.perf_counter() - start),
         fingerprints=_fingerprints(records),
+        remarks=tuple(remarks),
     )
 
 

@@ -114,6 +114,7 @@ class Result:
         machine: As in records.
         versions: Packages, ``effnlp``, ``evaluator``, ``python``.
         fingerprints: Task to the fingerprint of its texts.
+        remarks: What is to be known of records that were used, a sentence each.
     """
 
     experiment: str
@@ -127,6 +128,7 @@ class Result:
     holes: Sequence[Hole] = ()
     spent: Spent = field(default_factory=Spent)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
     schema: int = SCHEMA
 
     @property
@@ -168,6 +170,7 @@ class Result:
                     "claims": claims,
                     "holes": [Hole(**hole) for hole in content["holes"]],
                     "spent": Spent(**content["spent"]),
+                    "remarks": tuple(content.get("remarks", ())),
                 }
             )
         except (KeyError, TypeError, ValueError) as error:

@@ -123,7 +123,7 @@ def tabulate(experiment: Experiment, result: Result) -> Table:
                 )
     counts = Counter(found.n for found in ours.values() if found.n)
     n = max(counts, key=lambda many: (counts[many], many)) if counts else 0
-    remarks = [*_seeds_in_words(counts), *notes.of_all]
+    remarks = [*result.remarks, *_seeds_in_words(counts), *notes.of_all]
     if any(found.low is not None and not found.n for found in ours.values()):
         remarks.insert(0, f"In brackets are the ends of {LEVEL:.0%} intervals.".replace("%", " %", 1))
     return Table(

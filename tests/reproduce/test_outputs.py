@@ -310,3 +310,9 @@ def test_runs_that_were_all_there_are_said_to_be():
 def test_times_are_said_to_the_minute_and_what_is_no_time_as_it_is():
     assert moment("2026-11-22T10:00:59+00:00") == "2026-11-22 10:00 UTC"
     assert moment("yesterday") == "yesterday"
+
+
+def test_what_is_to_be_known_of_records_is_said_wherever_the_table_is(experiment, small):
+    warned = replace(small, remarks=["full, seed 0: measured by evaluator 1"])
+    assert "measured by evaluator 1" in re.sub(r"\s+", " ", shown(experiment, warned))
+    assert "measured by evaluator 1" in markdown_table(tabulate(experiment, warned))
