@@ -25,6 +25,7 @@ from effnlp.legality import check
 from effnlp.menu import conf_dir
 from effnlp.record import COMPLETED, EVALUATOR, Record
 from effnlp.reproduce.experiment import Experiment, Layer
+from effnlp.reproduce.seeds import seed_name
 
 NOT_OF_A_ROW = ("seed.", "search.", "search/", "hydra.", "hydra/")
 """Beginnings of overrides that a row cannot have: seeds are the layer's, the others are no part of a run."""
@@ -86,11 +87,6 @@ def distinct(plans: Iterable[Plan]) -> list[PlannedRun]:
     """The runs of plans, each once."""
     found = {run.folder: run for plan in plans for seeds in plan.rows.values() for run in seeds.values()}
     return list(found.values())
-
-
-def seed_name(init: int, order: int) -> str:
-    """``"0"``, or ``"0-1"`` where the two differ."""
-    return str(init) if init == order else f"{init}-{order}"
 
 
 def make_plans(wanted: Sequence[tuple[Experiment, str]]) -> list[Plan]:
