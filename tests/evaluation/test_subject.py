@@ -93,7 +93,7 @@ def test_a_choice_may_refuse_a_task_before_it_is_trained(monkeypatch):
     for group in ("quality", "robustness", "fairness"):
         config = {"quality": {}, "robustness": {}, "fairness": {}, group: mine}
         with pytest.raises(ValueError, match="no twin for trec"):
-            refuse_sets(config, SimpleNamespace(name="trec", is_regression=False))
+            refuse_sets(config, SimpleNamespace(name="trec", is_regression=False, is_language=False))
 
 
 def test_what_compares_classes_is_refused_where_labels_are_numbers():
@@ -101,7 +101,7 @@ def test_what_compares_classes_is_refused_where_labels_are_numbers():
     with pytest.raises(
         ValueError, match=r"evaluation/fairness=groups compares classes.* task stsb are numbers"
     ):
-        refuse_sets(config, SimpleNamespace(name="stsb", is_regression=True))
+        refuse_sets(config, SimpleNamespace(name="stsb", is_regression=True, is_language=False))
 
 
 def test_probabilities_sum_to_one_also_for_large_logits():

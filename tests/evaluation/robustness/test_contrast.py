@@ -93,7 +93,7 @@ def test_a_missing_folder_or_set_is_refused_before_any_training(root, make_subje
     task = make_subject(by_good).task
     with pytest.raises(ValueError, match="set EFFNLP_DATA"):
         refuse(task, None)
-    with pytest.raises(FileNotFoundError, match="no set 'imdb_contrast'"):
+    with pytest.raises(FileNotFoundError, match="no data set 'imdb_contrast'"):
         refuse(task, root, ["imdb_contrast"])
 
 
