@@ -44,7 +44,7 @@ def refusal(*overrides, **options):
         ("peft=[", "'peft=[' does not parse"),
         ("peft.rank", "'peft.rank' does not parse (KEY=VALUE does): missing EQUAL"),
         ("task=hub", "task=hub needs task.path: name on the hub"),
-        ("~peft", "peft needs a choice: one of none, bitfit, lora"),
+        ("~peft", "peft needs a choice: one of none, "),
         ("model=null", "model needs a choice: one of backbone"),
         ("data/filter=[]", "data/filter needs a choice: one of none, exact_dedup"),
         ("+peft.rnk=8", "peft has no key 'rnk'"),

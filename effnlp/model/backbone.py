@@ -12,6 +12,7 @@ Legend: B batch, T tokens, D width, F width of the feed-forward layer, V vocabul
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Protocol
 
 import pandas as pd
@@ -241,6 +242,8 @@ class Backbone:
     """
 
     tokenizer_keys: ClassVar[tuple[str, ...]] = ("max_length", "vocabulary_size")
+    is_decoder: ClassVar[bool] = False
+    """Whether no token sees one that follows it, and the tokenizer loses nothing of a text."""
 
     def __init__(
         self,
@@ -264,14 +267,14 @@ class Backbone:
         """Learn byte-level BPE from the texts of the training split (of pairs, both)."""
         is_pair = "text_pair" in train.columns
         texts = [*train["text"], *(train["text_pair"] if is_pair else ())]
-        backend = train_byte_bpe(texts, self.vocabulary_size)
+        backend = train_byte_bpe(texts, self.vocabulary_size, is_lossless=self.is_decoder)
         return SubwordTokenizer(backend, self.max_length, PAD_ID, type_ids=is_pair)
 
     def build(self, tokenizer: SubwordTokenizer, classes: int) -> Classifier:
         """A model with fresh weights for what ``tokenizer`` gives."""
         encoder = BackboneEncoder(
             SIZES[self.size],
-            self.mixer,
+            partial(self.mixer, causal=True) if self.is_decoder else self.mixer,
             tokenizer.vocabulary_size,
             tokenizer.max_length,
             self.dropout,

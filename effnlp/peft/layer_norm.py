@@ -1,4 +1,4 @@
-"""Train the gains and biases of the norms and the head, and nothing else.
+"""LayerNorm tuning: train the gains and biases of the norms and the head, and nothing else.
 
 Source: Qi et al. (2022), https://arxiv.org/abs/2212.08253; Zhao et al. (2024), https://arxiv.org/abs/2312.11420
 """
