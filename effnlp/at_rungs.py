@@ -1,5 +1,6 @@
 """A run on its way: shows the search at each rung what the model in training would become."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +32,16 @@ def trainable_names(model: nn.Module) -> frozenset[str]:
 
 
 def delta_bytes(model: nn.Module, trainable: frozenset[str]) -> dict[str, float]:
-    """What must be kept of a model beside its base: what was trained at first, or is now."""
+    """What must be kept of a settled model beside its base: what was trained at first, or is now."""
     return {"model/delta_bytes": float(stored_bytes(model, only=trainable | trainable_names(model)))}
+
+
+def settled_copy(methods: Sequence[Any], model: nn.Module) -> nn.Module:
+    """The model as its methods would leave it now; itself where none of them leaves less than it trains."""
+    if not any(hasattr(each, "settle") for each in methods):
+        return model
+    model, methods = copy.deepcopy((model, list(methods)))
+    return method.settle(methods, model)
 
 
 PREVIEW_BATCHES = 16
@@ -86,7 +95,7 @@ class AtRungs:
         attempt = self.attempt
         with torch.random.fork_rng(devices=_devices()):
             with attempt.meter.aside("evaluation", count_flops=True):
-                delta = delta_bytes(self.model, self.trainable)
+                delta = delta_bytes(settled_copy(self.methods, self.model), self.trainable)
                 model = method.preview(self.methods, self.model, step, steps, batches)
             with attempt.meter.aside("evaluation"):
                 found, _ = measure(model, self.data, self.config, attempt, ["val"], step)

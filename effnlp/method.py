@@ -5,6 +5,11 @@
   file say *what*), and ``objective(base)`` may wrap the loss.
 - ``finish(model)`` after it: merge, strip, convert to what is deployed.
 
+Between training and ``finish`` what one more task adds to a stored base is taken: the parameters that are trained. A
+method that trains more than it keeps (a network that only shapes a prefix, the gates of a sparse change) has
+``settle(model)``, which leaves what is kept and nothing else. Done twice, it changes nothing more, and
+:func:`finish` sees to it that it was done.
+
 A method that acts once may be a bare function from model to model: that is its ``finish``. What a method
 needs, gives and takes away is written as literal constants of its module, so that it is read without
 importing it (:mod:`effnlp.legality`).
@@ -56,8 +61,17 @@ def objective(methods: Sequence[Any], base: Objective) -> Objective:
     return base
 
 
+def settle(methods: Sequence[Any], model: nn.Module) -> nn.Module:
+    """Let each method leave of the trained model what it keeps, in order."""
+    for method in methods:
+        if hasattr(method, "settle"):
+            model = method.settle(model)
+    return model
+
+
 def finish(method: Any, model: nn.Module) -> nn.Module:
     """What the method makes of the trained model."""
+    model = settle([method], model)
     if hasattr(method, "finish"):
         return method.finish(model)
     if callable(method) and not hasattr(method, "prepare") and not hasattr(method, "callbacks"):

@@ -195,6 +195,7 @@ def _stages(
             fitted = _finetune(model, prepared, data, config, finetuning, settings, attempt, at_rungs)
             record.put(_fit_values(fitted, _judge(finetuning)))
         with meter.stage("compression", count_flops=True):
+            model = method.settle(finishing, model)
             record.put(delta_bytes(model, trainable))
             model.eval()
             for each in finishing:

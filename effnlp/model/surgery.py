@@ -4,7 +4,8 @@ Methods that wrap, prune or quantize work on the encoder. The head stays as it i
 the task itself trains.
 """
 
-from collections.abc import Callable, Iterable
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from torch import nn
@@ -55,3 +56,20 @@ def replace_layers(
     for name, module in places:
         root.set_submodule(name, module)
     return root
+
+
+def layers_in_roles(encoder: nn.Module, roles: Sequence[str]) -> list[nn.Module]:
+    """The linear layers of an encoder in the given roles.
+
+    Raises:
+        ValueError: If a role has no layer; names near matches and the roles there are.
+    """
+    names: dict[str, Sequence[str]] = encoder.linear_roles()  # type: ignore[operator]
+    for role in roles:
+        if not names.get(role):
+            close = difflib.get_close_matches(role, names, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ";"
+            there = ", ".join(sorted(name for name in names if names[name])) or "none"
+            kind = type(encoder).__name__
+            raise ValueError(f"{kind} has no layer in the role {role!r}{hint} it has: {there}")
+    return [encoder.get_submodule(name) for role in dict.fromkeys(roles) for name in names[role]]

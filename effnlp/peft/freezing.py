@@ -1,4 +1,7 @@
-"""What parameter-efficient methods share: everything is frozen but the head."""
+"""What parameter-efficient methods share: everything is frozen but the head and what a method frees."""
+
+from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 
@@ -7,3 +10,22 @@ def freeze_all_but_head(model: nn.Module) -> None:
     """Leave only the parameters of ``model.head`` trainable; a method then frees or adds its own."""
     model.requires_grad_(False)
     model.head.requires_grad_(True)
+
+
+def thaw(parameters: Iterable[nn.Parameter], learning_rate_factor: float) -> None:
+    """Train ``parameters`` at a rate that replaces the factor that the model gave them."""
+    each: Any
+    for each in parameters:
+        each.requires_grad_(True)
+        each.learning_rate_factor = learning_rate_factor
+
+
+def check_factor(learning_rate_factor: float) -> float:
+    """The factor itself.
+
+    Raises:
+        ValueError: If it is not positive.
+    """
+    if learning_rate_factor <= 0:
+        raise ValueError(f"learning_rate_factor must be above 0, got {learning_rate_factor}")
+    return learning_rate_factor

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from effnlp.method import note
-from effnlp.model.surgery import encoder_of, replace_layers
+from effnlp.model.surgery import encoder_of, layers_in_roles, replace_layers
 from effnlp.peft.freezing import freeze_all_but_head
-from effnlp.peft.lora import layers_in_roles
 
 REQUIRES = {"prepare": ("linear_layers",)}
 REMOVES = {"prepare": ("trainable_weights",)}

@@ -3,12 +3,10 @@
 Source: Qi et al. (2022), https://arxiv.org/abs/2212.08253; Zhao et al. (2024), https://arxiv.org/abs/2312.11420
 """
 
-from typing import Any
-
 from torch import nn
 
 from effnlp.model.surgery import encoder_of
-from effnlp.peft.freezing import freeze_all_but_head
+from effnlp.peft.freezing import check_factor, freeze_all_but_head, thaw
 
 REQUIRES = {"prepare": ("biases",)}
 REMOVES = {"prepare": ("trainable_weights",)}
@@ -26,9 +24,7 @@ class LayerNormTuning:
     """
 
     def __init__(self, learning_rate_factor: float = 1.0) -> None:
-        if learning_rate_factor <= 0:
-            raise ValueError(f"learning_rate_factor must be above 0, got {learning_rate_factor}")
-        self.learning_rate_factor = learning_rate_factor
+        self.learning_rate_factor = check_factor(learning_rate_factor)
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Freeze all but the norms and the head, in place.
@@ -41,11 +37,7 @@ class LayerNormTuning:
         norms = [module for module in encoder.modules() if is_norm(module)]
         if not norms:
             raise ValueError(f"nothing to train: {type(encoder).__name__} has no norm")
-        for norm in norms:
-            parameters: list[Any] = list(norm.parameters(recurse=False))
-            for parameter in parameters:
-                parameter.requires_grad_(True)
-                parameter.learning_rate_factor = self.learning_rate_factor
+        thaw((p for norm in norms for p in norm.parameters(recurse=False)), self.learning_rate_factor)
         return model
 
 

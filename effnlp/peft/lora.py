@@ -5,7 +5,6 @@ Source: Hu et al. (2022), https://arxiv.org/abs/2106.09685
 Legend: r rank, I width in, O width out.
 """
 
-import difflib
 import math
 from collections.abc import Sequence
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from effnlp.method import note
-from effnlp.model.surgery import encoder_of, replace_layers
+from effnlp.model.surgery import encoder_of, layers_in_roles, replace_layers
 from effnlp.peft.freezing import freeze_all_but_head
 
 REQUIRES = {"prepare": ("linear_layers",)}
@@ -140,20 +139,3 @@ class LoRA:
         for layer in mergeable:
             layer.merge()
         return replace_layers(model, mergeable, lambda layer: layer.base)
-
-
-def layers_in_roles(encoder: nn.Module, roles: Sequence[str]) -> list[nn.Module]:
-    """The linear layers of an encoder in the given roles.
-
-    Raises:
-        ValueError: If a role has no layer; names near matches and the roles there are.
-    """
-    names: dict[str, Sequence[str]] = encoder.linear_roles()  # type: ignore[operator]
-    for role in roles:
-        if not names.get(role):
-            close = difflib.get_close_matches(role, names, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ";"
-            there = ", ".join(sorted(name for name in names if names[name])) or "none"
-            kind = type(encoder).__name__
-            raise ValueError(f"{kind} has no layer in the role {role!r}{hint} it has: {there}")
-    return [encoder.get_submodule(name) for role in dict.fromkeys(roles) for name in names[role]]

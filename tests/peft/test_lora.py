@@ -7,7 +7,8 @@ from torch import nn
 
 from effnlp.compression.quantization.integer import Int8Linear
 from effnlp.model.classifier import count_params
-from effnlp.peft.lora import LoRA, LoRALinear, layers_in_roles
+from effnlp.model.surgery import layers_in_roles
+from effnlp.peft.lora import LoRA, LoRALinear
 
 ROLES = ["query", "key", "value", "attention_output", "feedforward_up", "feedforward_down"]
 
