@@ -301,3 +301,14 @@ def job(config: Any) -> float | None:
     if hydra_config.mode == RunMode.MULTIRUN:
         raise FailedRunError(f"{record.reason}: {record.message} ({folder}/record.json)")
     return None
+
+
+OF_THE_LAUNCHER = (
+    "joblib", "loky", "cloudpickle", "concurrent", "ray", "submitit", "sqlalchemy", "psycopg", "grpc",
+)  # fmt: skip
+"""Where errors come from that are about workers which are gone, or about a server that was."""
+
+
+def is_of_the_launcher(error: BaseException) -> bool:
+    """Whether it is about processes, machines or connections that are gone, and not about what was done."""
+    return isinstance(error, ConnectionError) or type(error).__module__.startswith(OF_THE_LAUNCHER)

@@ -64,6 +64,9 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--anyway", action="store_true", help="use even runs that another evaluator version measured"
     )
+    made.add_argument(
+        "--renew", action="store_true", help="do runs anew whose records other versions of packages made"
+    )
     made.add_argument("--into", type=Path, default=INTO, metavar="DIR", help=f"folder of results ({INTO})")
     made.add_argument(
         "--publish", action="store_true", help="keep the results beside the experiments, to be committed"
@@ -244,6 +247,7 @@ def runs_of(wanted: Sequence[Wanted], options: argparse.Namespace) -> "list[Done
     if not with_runs:
         return [None] * len(wanted)
     # Imported late, so that counts and formulae need neither Hydra nor torch.
+    from effnlp.launch import is_of_the_launcher
     from effnlp.reproduce.launching import LAUNCHER
     from effnlp.reproduce.plan import make_plans
     from effnlp.reproduce.runs import complete
@@ -252,12 +256,13 @@ def runs_of(wanted: Sequence[Wanted], options: argparse.Namespace) -> "list[Done
     launcher = options.launcher or LAUNCHER
     try:
         done = complete(
-            plans, jobs=options.jobs, launcher=launcher, anyway=options.anyway, tracking=options.tracking
-        )
+            plans, jobs=options.jobs, launcher=launcher, anyway=options.anyway, renew=options.renew,
+            tracking=options.tracking,
+        )  # fmt: skip
     except (ValueError, OSError):
         raise
-    except Exception as error:  # of a launcher: what its workers did is still to be shown
-        log.debug("the launcher failed", exc_info=True)
+    except Exception as error:  # what the workers did is still to be shown
+        log.log(logging.DEBUG if is_of_the_launcher(error) else logging.ERROR, "the runs", exc_info=True)
         sys.stderr.write(f"effnlp reproduce: the runs were broken off ({type(error).__name__}: {error})\n")
         done = complete(plans, jobs=0, launcher=launcher, anyway=options.anyway)
     by_layer = {(each.experiment, each.layer): each for each in done}
@@ -282,6 +287,7 @@ def command_of(name: str, layer: Layer, options: argparse.Namespace) -> str:
     words = ["effnlp", "reproduce", given, "--layer", layer.name]
     words += ["--seeds", options.seeds] if options.seeds and layer.rows else []
     words += ["--anyway"] if options.anyway and layer.rows else []
+    words += ["--renew"] if options.renew and layer.rows else []
     return shlex.join(words)
 
 

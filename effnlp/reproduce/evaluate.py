@@ -1,15 +1,14 @@
 """One layer of an experiment as a result: its cells, the verdicts on its claims, and what it took."""
 
 import json
-import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from effnlp import __version__, provenance
+from effnlp import provenance
 from effnlp.compose import ConfigError
-from effnlp.record import EVALUATOR, Record
+from effnlp.record import Record
 from effnlp.reproduce.cells import Runs, make_cells, places
 from effnlp.reproduce.claims import check
 from effnlp.reproduce.experiment import Claim, Experiment, Layer
@@ -17,6 +16,7 @@ from effnlp.reproduce.machine import lacking
 from effnlp.reproduce.result import NOT_TESTABLE, Cell, Checked, Finding, Hole, Result, Spent
 from effnlp.reproduce.runs import Missing
 from effnlp.reproduce.validate import unknown_names
+from effnlp.reproduce.versions import versions_here, versions_of
 
 
 def evaluate(
@@ -110,19 +110,6 @@ def _checked(
         frozen=claim.frozen.isoformat() if claim.frozen else None,
         pilot=claim.pilot,
     )
-
-
-def versions_here() -> dict[str, str]:
-    """Versions of what computes in this process."""
-    own = {"effnlp": __version__, "evaluator": EVALUATOR, "python": platform.python_version()}
-    return {**own, **provenance.versions()}
-
-
-def versions_of(record: Record) -> dict[str, str]:
-    """Versions that made a record."""
-    identity = record.identity
-    own = {name: str(identity[name]) for name in ("effnlp", "evaluator", "python") if identity.get(name)}
-    return {**own, **identity.get("packages", {})}
 
 
 def in_common(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

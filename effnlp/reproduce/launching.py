@@ -11,9 +11,6 @@ from effnlp.reproduce.session import Session
 
 LAUNCHER = "one_machine"
 
-ALSO_OF_THE_LAUNCHER = ("joblib", "ray", "submitit", "concurrent", "loky", "cloudpickle")
-"""Where errors come from that are about workers which are gone."""
-
 Launch = Callable[[Session, str], None]
 """Start the workers of a session by a launcher, and wait for them."""
 
@@ -79,8 +76,3 @@ def _overrides(launcher: str, folder: Path, workers: int, threads: int) -> list[
         f"search.threads={threads}",
         f"worker={','.join(map(str, range(workers)))}",
     ]
-
-
-def is_of_the_launcher(error: BaseException) -> bool:
-    """Whether the error is about processes or machines that are gone, and not about what was done."""
-    return isinstance(error, ConnectionError) or type(error).__module__.startswith(ALSO_OF_THE_LAUNCHER)

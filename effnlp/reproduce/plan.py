@@ -26,6 +26,7 @@ from effnlp.menu import conf_dir
 from effnlp.record import COMPLETED, EVALUATOR, Record
 from effnlp.reproduce.experiment import Experiment, Layer
 from effnlp.reproduce.seeds import seed_name
+from effnlp.reproduce.versions import other_versions
 
 NOT_OF_A_ROW = ("seed.", "search.", "search/", "hydra.", "hydra/")
 """Beginnings of overrides that a row cannot have: seeds are the layer's, the others are no part of a run."""
@@ -205,9 +206,11 @@ class Finder:
 
     Attributes:
         anyway: Whether the record of another evaluator may stand for a run.
+        renew: Whether a record that other versions of packages made stands for none.
     """
 
     anyway: bool = False
+    renew: bool = False
     fingerprints: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, run: PlannedRun) -> Found:
@@ -232,6 +235,8 @@ class Finder:
         if who.get("evaluator") != EVALUATOR:
             other = f"its record was measured by evaluator {who.get('evaluator')}, this one is {EVALUATOR}"
             return Found(record, f"{other}; it is used all the same") if self.anyway else Found(remark=other)
+        if self.renew and (others := other_versions(record)):
+            return Found(remark=f"its record was made with {'; '.join(others)}")
         return Found(record)
 
     def fingerprint(self, task: Mapping[str, Any]) -> str:

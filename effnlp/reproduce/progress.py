@@ -94,33 +94,48 @@ def forecast_in_words(
     ]
 
 
-def left_seconds(
-    jobs: Sequence[Path], expected: Mapping[Path, Expected], took: Mapping[int, float], workers: int
-) -> float | None:
-    """When the runs that are left are through, counted from now; None if nothing is known of any.
+def left_of_each(
+    jobs: Sequence[Path], expected: Mapping[Path, float], spent: Mapping[int, float | None]
+) -> list[float | None]:
+    """What each run that has not ended will spend, in their order; None where nothing is known.
 
-    What was expected is corrected by what runs took so far, and their mean stands for those that nothing was known
+    What was expected is corrected by what runs spent so far, and their mean stands for those that nothing was known
     of. What is running counts in full: an estimate that errs on the long side.
 
     Args:
         jobs: Folders of the runs, in the order in which they are begun.
-        took: Position of a run that ended to its seconds.
+        expected: Folder to what was expected, seconds or joules.
+        spent: Position of a run that ended to what it spent, in the same unit; None if it did not say.
     """
-    before = [
-        (took[i], expected[folder].seconds)
-        for i, folder in enumerate(jobs)
-        if i in took and folder in expected
-    ]
+    said = {i: found for i, found in spent.items() if found is not None}
+    before = [(found, expected[jobs[i]]) for i, found in said.items() if jobs[i] in expected]
     thought = sum(expectation for _, expectation in before)
-    factor = sum(seconds for seconds, _ in before) / thought if thought > 0 else 1.0
-    mean = sum(took.values()) / len(took) if took else None
-    left = [
-        factor * expected[folder].seconds if folder in expected else mean
+    factor = sum(found for found, _ in before) / thought if thought > 0 else 1.0
+    mean = sum(said.values()) / len(said) if said else None
+    return [
+        factor * expected[folder] if folder in expected else mean
         for i, folder in enumerate(jobs)
-        if i not in took
+        if i not in spent
     ]
-    known = [seconds for seconds in left if seconds is not None]
+
+
+def left_seconds(
+    jobs: Sequence[Path], expected: Mapping[Path, Expected], took: Mapping[int, float], workers: int
+) -> float | None:
+    """When the runs that are left are through, counted from now; None if nothing is known of any."""
+    seconds = {folder: each.seconds for folder, each in expected.items()}
+    left = left_of_each(jobs, seconds, took)
+    known = [each for each in left if each is not None]
     return schedule_seconds(known, workers) if known or not left else None
+
+
+def left_joules(
+    jobs: Sequence[Path], expected: Mapping[Path, Expected], spent: Mapping[int, float | None]
+) -> float | None:
+    """The energy of all runs that are left; None if of one of them nothing is known."""
+    joules = {folder: each.joules for folder, each in expected.items() if each.joules is not None}
+    left = left_of_each(jobs, joules, spent)
+    return None if None in left else sum(each for each in left if each is not None)
 
 
 @dataclass
@@ -137,6 +152,7 @@ class Watcher:
 
     def __post_init__(self) -> None:
         self.took: dict[int, float] = {}
+        self.joules: dict[int, float | None] = {}
         self.folders = [Path(job.folder) for job in self.session.jobs]
 
     def look(self) -> list[str]:
@@ -144,6 +160,7 @@ class Watcher:
         lines = []
         for ending in self.session.endings(known=self.took):
             self.took[ending.number] = ending.seconds
+            self.joules[ending.number] = joules_in(self.folders[ending.number])
             lines.append(self._line(ending))
         return lines
 
@@ -155,11 +172,22 @@ class Watcher:
         return "  ".join([done, name, what, human("seconds", ending.seconds), *self.left()])
 
     def left(self) -> list[str]:
-        """How long it will go on, as one word or none."""
+        """How long it will go on and what that costs, in words; nothing if nothing is known, or left."""
         if len(self.took) == len(self.folders):
             return []
         seconds = left_seconds(self.folders, self.expected, self.took, self.session.workers)
-        return [] if seconds is None else [f"about {human('seconds', seconds)} left"]
+        joules = left_joules(self.folders, self.expected, self.joules)
+        parts = [human("seconds", seconds)] if seconds is not None else []
+        parts += [human("joules", joules)] if joules else []
+        return [f"about {' and '.join(parts)} left"] if parts else []
+
+
+def joules_in(folder: Path) -> float | None:
+    """What the record in a folder says that its run used; None if it does not."""
+    try:
+        return Record.load(folder).values.get("cost/total/own/energy_joules")
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def ending_in_words(ending: Ending, folder: Path) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 
 from effnlp.compose import Composer, ConfigError, hydra_context
 from effnlp.hardware.affinity import allowed_cpus
+from effnlp.launch import is_of_the_launcher
 from effnlp.record import FAILED, Record
 from effnlp.reproduce.cells import Run, Runs
-from effnlp.reproduce.launching import LAUNCHER, Launch, check_launcher, is_of_the_launcher, launch_workers
+from effnlp.reproduce.launching import LAUNCHER, Launch, check_launcher, launch_workers
 from effnlp.reproduce.plan import Finder, Found, Plan, PlannedRun, bind, distinct
 from effnlp.reproduce.progress import WHERE, Watcher, expect, forecast_in_words, longest_first, watched
 from effnlp.reproduce.result import Spent
@@ -63,6 +64,7 @@ def complete(
     jobs: int = 1,
     launcher: str = LAUNCHER,
     anyway: bool = False,
+    renew: bool = False,
     tracking: str | None = None,
     console: Any = None,
     launch: Launch = launch_workers,
@@ -75,6 +77,7 @@ def complete(
         jobs: Workers at once; 0 does nothing and uses what is there.
         launcher: A choice of ``hydra/launcher``.
         anyway: Whether records of another evaluator are used.
+        renew: Whether runs are done anew whose records other versions of packages made; these take their place.
         tracking: A choice of the group ``tracking`` for the runs that are done; None is the row's own.
         console: Of rich, for progress; None is standard error.
 
@@ -92,7 +95,7 @@ def complete(
         from rich.console import Console
 
         console = Console(file=sys.stderr)
-    every, find = distinct(plans), Finder(anyway)
+    every, find = distinct(plans), Finder(anyway, renew)
     found = {run.folder: find(run) for run in every}
     to_do = [run for run in every if found[run.folder].record is None and not found[run.folder].is_barred]
     _announce(every, found, to_do, jobs, console)
@@ -100,7 +103,7 @@ def complete(
         with_tracker = tracked(to_do, tracking)
         bind(with_tracker)
         try:
-            _do(with_tracker, min(jobs, len(to_do)), launcher, console, launch)
+            _do(with_tracker, min(jobs, len(to_do)), launcher, console, launch, renew)
         except KeyboardInterrupt:
             _say(console, "stopped; the same command goes on")
             raise
@@ -160,7 +163,9 @@ def tracked(runs: Sequence[PlannedRun], tracking: str | None) -> list[PlannedRun
     return made
 
 
-def _do(runs: Sequence[PlannedRun], workers: int, launcher: str, console: Any, launch: Launch) -> None:
+def _do(
+    runs: Sequence[PlannedRun], workers: int, launcher: str, console: Any, launch: Launch, again: bool
+) -> None:
     """Launch workers until every run has ended, or nothing goes on any more."""
     from effnlp.search.plan import earlier_records
 
@@ -169,7 +174,13 @@ def _do(runs: Sequence[PlannedRun], workers: int, launcher: str, console: Any, l
         _say(console, line)
     ordered = longest_first(runs, expected)
     jobs = [
-        Job(run.name, run.overrides, str(run.folder), run.composed.config, run.composed.chosen)
+        Job(
+            run.name,
+            run.overrides,
+            str(run.folder),
+            {**run.composed.config, **({"again": True} if again else {})},
+            run.composed.chosen,
+        )
         for run in ordered
     ]
     session = begin(SESSIONS, jobs, workers, max(1, len(allowed_cpus()) // workers))

@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 
 from effnlp.compose import Composer, ConfigError, hydra_context
 from effnlp.hardware.affinity import allowed_cpus
+from effnlp.launch import is_of_the_launcher
 from effnlp.legality import IllegalCombinationError, check
 from effnlp.menu import conf_dir, config_folders
 from effnlp.record import write_atomically
@@ -43,9 +44,6 @@ log = logging.getLogger(__name__)
 
 Launch = Callable[[Sequence[Sequence[str]], int], Sequence[Any]]
 """``launcher.launch``: overrides of each job, number of the first one."""
-
-OF_THE_LAUNCHER = ("joblib", "ray", "submitit", "concurrent", "loky", "sqlalchemy", "psycopg", "grpc")
-"""Where errors come from that are about workers which are gone, or about a server that was."""
 
 POINTS_TO_CHECK, POINTS_TO_CHECK_AT_LEAST, SECONDS_TO_CHECK = 60, 12, 5.0
 """How many points of a space are composed before anything runs, and for how long."""
@@ -327,7 +325,7 @@ def _launch_phase(launch: Launch, overrides: Sequence[str], phase: str, spec: Sw
         except (KeyboardInterrupt, DiskFullError, ConfigError):
             raise
         except Exception as error:
-            if not _is_of_the_launcher(error):
+            if not is_of_the_launcher(error):
                 raise
             broken = error
         if broken is None and not (phase == "trials" and _left_running(study)):
@@ -339,13 +337,6 @@ def _launch_phase(launch: Launch, overrides: Sequence[str], phase: str, spec: Sw
         log.warning(
             "a worker was lost (%s); the others' trials go on with new ones", broken or "no word of why"
         )
-
-
-def _is_of_the_launcher(error: BaseException) -> bool:
-    """Whether the error is about processes, machines or connections that are gone, and not about what was done."""
-    if isinstance(error, ConnectionError):
-        return True
-    return type(error).__module__.startswith(OF_THE_LAUNCHER)
 
 
 def _left_running(study: Any) -> bool:

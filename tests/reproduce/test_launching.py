@@ -12,9 +12,10 @@ import psutil
 import pytest
 
 from effnlp.compose import ConfigError
+from effnlp.launch import is_of_the_launcher
 from effnlp.menu import conf_dir
 from effnlp.record import Record
-from effnlp.reproduce.launching import check_launcher, is_of_the_launcher
+from effnlp.reproduce.launching import check_launcher
 
 PATIENCE_SECONDS = 240
 

@@ -3,11 +3,13 @@ import shutil
 
 import pytest
 
+from effnlp import provenance
 from effnlp.compose import ConfigError, compose, hydra_context
 from effnlp.identity import config_hash
 from effnlp.record import EVALUATOR, Record
 from effnlp.reproduce.experiment import Experiment, Layer
 from effnlp.reproduce.plan import Finder, bind, distinct, make_plans, overrides_of
+from effnlp.reproduce.versions import versions_here
 
 COMMON = ("task=docstrings", "model=bag_of_ngrams", "evaluation.latency=false")
 
@@ -185,3 +187,19 @@ def test_texts_are_read_once_and_only_where_a_record_may_be_of_them(done, monkey
 
 def test_a_plan_can_be_told_to_others(done):
     assert json.loads(json.dumps(done.composed.config)) == done.composed.config
+
+
+def test_on_request_a_record_that_other_packages_made_stands_for_no_run(done):
+    rewritten(done, **versions_here_as_identity())
+    assert Finder(renew=True)(done).record is not None
+    rewritten(done, packages={**provenance.versions(), "torch": "1.0"})
+    assert Finder()(done).record is not None
+    found = Finder(renew=True)(done)
+    assert found.record is None
+    assert found.remark == f"its record was made with torch 1.0, here {provenance.versions()['torch']}"
+
+
+def versions_here_as_identity():
+    here = versions_here()
+    own = {name: here[name] for name in ("effnlp", "evaluator", "python")}
+    return {**own, "packages": provenance.versions()}

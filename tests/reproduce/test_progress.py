@@ -13,6 +13,7 @@ from effnlp.reproduce.progress import (
     Watcher,
     expect,
     forecast_in_words,
+    left_joules,
     left_seconds,
     longest_first,
     schedule_seconds,
@@ -94,6 +95,20 @@ def test_what_is_left_is_corrected_by_what_runs_took():
     assert left_seconds(folders, {}, dict.fromkeys(range(4), 1.0), workers=1) == 0
 
 
+def test_the_energy_that_is_left_is_corrected_by_what_runs_used_and_unknown_if_one_of_them_is():
+    folders = [Path(name) for name in "abcd"]
+    expected = {folder: Expected(10, 100.0, 1) for folder in folders}
+    assert left_joules(folders, expected, {}) == 400
+    assert left_joules(folders, expected, {1: 300.0}) == 900
+    assert left_joules(folders, expected, {1: None}) == 300
+    assert left_joules(folders, {}, {0: 30.0, 1: None}) == 60
+    assert left_joules(folders, {}, {0: None}) is None
+    del expected[folders[0]]
+    assert left_joules(folders, expected, {}) is None
+    assert left_joules(folders, expected, {1: 300.0}) == 300 + 2 * 300
+    assert left_joules(folders, {}, dict.fromkeys(range(4), 1.0)) == 0
+
+
 @pytest.fixture
 def session(tmp_path):
     jobs = [Job(f"run {n}", [], str(tmp_path / str(n)), {}, {}) for n in range(3)]
@@ -113,6 +128,17 @@ def test_each_run_that_ended_is_told_once_with_its_figure_or_why_it_failed(sessi
     session.end_run(Ending(0, 6.0))
     assert watcher.look() == ["3/3  run 0  val/accuracy 0.5  6.00 s"]
     assert watcher.look() == []
+
+
+def test_time_and_energy_that_are_left_are_said_with_each_run(session):
+    of_each = {Path(job.folder): Expected(10.0, 500.0, 1) for job in session.jobs}
+    watcher = Watcher(session, of_each, None)
+    assert watcher.left() == ["about 30.0 s and 1.50 kJ left"]
+    record = Record.load(Path(session.jobs[1].folder))
+    record.values["cost/total/own/energy_joules"] = 1000.0
+    record.save(Path(session.jobs[1].folder))
+    session.end_run(Ending(1, 20.0))
+    assert watcher.look() == ["1/3  run 1  val/accuracy 0.6  20.0 s  about 40.0 s and 2.00 kJ left"]
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])

@@ -223,6 +223,22 @@ def test_a_record_of_another_evaluator_is_done_anew_unless_it_is_to_be_used_and_
     assert anew.remarks == []
 
 
+def test_on_request_runs_are_done_anew_that_other_packages_made_and_only_those(lab):
+    tried = experiment("tried", {"a": [], "b": ["model.width=8"]}, lab.common)
+    [before] = lab.go(tried)
+    [old], [kept] = before.rows["a"], before.rows["b"]
+    old.record.identity["packages"] = {**old.record.identity["packages"], "torch": "1.0"}
+    old.record.save(old.folder)
+    lab.begun.clear()
+    [as_it_is] = lab.go(tried)
+    assert lab.begun == []
+    assert as_it_is.rows["a"][0].record.identity["packages"]["torch"] == "1.0"
+    [anew] = lab.go(tried, renew=True)
+    assert lab.begun == [old.folder]
+    assert "torch 1.0" in lab.said.getvalue()
+    assert anew.rows["a"][0].record.identity["packages"] == kept.record.identity["packages"]
+
+
 def test_a_record_whose_texts_are_gone_is_kept_and_its_cells_are_holes(lab):
     tried = experiment("tried", {"a": []}, lab.common)
     [before] = lab.go(tried)
