@@ -14,7 +14,7 @@ from effnlp.data.encodings import Batch
 from effnlp.data.prepare import Prepared
 from effnlp.evaluation.stage import measure
 from effnlp.finetuning.loop import Training
-from effnlp.model.storage import stored_bytes
+from effnlp.model.delta import delta_bytes
 from effnlp.search.rungs import Rung, Rungs, Verdict
 
 
@@ -24,16 +24,6 @@ class ToldError(Exception):
     def __init__(self, rung: Rung, verdict: Verdict) -> None:
         super().__init__(verdict.sentence)
         self.rung, self.verdict = rung, verdict
-
-
-def trainable_names(model: nn.Module) -> frozenset[str]:
-    """Names of the parameters that are trained now."""
-    return frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
-
-
-def delta_bytes(model: nn.Module, trainable: frozenset[str]) -> dict[str, float]:
-    """What must be kept of a settled model beside its base: what was trained at first, or is now."""
-    return {"model/delta_bytes": float(stored_bytes(model, only=trainable | trainable_names(model)))}
 
 
 def settled_copy(methods: Sequence[Any], model: nn.Module) -> nn.Module:

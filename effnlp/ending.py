@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from effnlp.attempt import Attempt
+from effnlp.model.delta import FILE as DELTA
+from effnlp.model.delta import Delta
 from effnlp.model.storage import Deployed
 from effnlp.provenance import now
 from effnlp.record import COMPLETED, FAILED, PAUSED, STOPPED, Events, Record, headline
@@ -18,14 +20,18 @@ from effnlp.search.rungs import Rung, Verdict
 log = logging.getLogger(__name__)
 
 
-def complete(deployed: Deployed, config: Mapping[str, Any], attempt: Attempt) -> Record:
-    """Write everything down: the model, then the record, then what the tracker wants."""
+def complete(
+    deployed: Deployed, config: Mapping[str, Any], attempt: Attempt, delta: Delta | None = None
+) -> Record:
+    """Write everything down: the model and its delta, then the record, then what the tracker wants."""
     record, folder = attempt.record, attempt.folder
     record.status, record.reason, record.message = COMPLETED, None, None
     record.identity["finished"] = now()
     if config["keep_model"]:
         deployed.model.to("cpu")
         deployed.save(folder / "deployed.pt")
+        if delta is not None:
+            delta.write(folder / DELTA)
     record.save(folder)
     quality = headline(record.values)
     attempt.events.add(

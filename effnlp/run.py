@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from effnlp import method
-from effnlp.at_rungs import AtRungs, ToldError, delta_bytes, trainable_names
+from effnlp.at_rungs import AtRungs, ToldError
 from effnlp.attempt import Attempt, run_key
 from effnlp.data.prepare import Prepared, as_learned, load_task, prepare_data
 from effnlp.ending import complete, end_at_rung, fail, reason_of
@@ -39,13 +39,16 @@ from effnlp.finetuning.loop import (
     rounds_of,
     steps_of,
 )
-from effnlp.legality import Step, check
+from effnlp.legality import check
 from effnlp.menu import conf_dir
 from effnlp.model.classifier import count_params
+from effnlp.model.delta import Taker, delta_bytes
 from effnlp.model.storage import Deployed
+from effnlp.moments import groups_at, methods_of
 from effnlp.provenance import describe_run
 from effnlp.record import COMPLETED, FAILED, STOPPED, Events, Record
 from effnlp.search.rungs import Rungs
+from effnlp.serving import about
 from effnlp.signals import term_is_interrupt
 from effnlp.tracking.guarded import Guarded
 from effnlp.tracking.lightning import as_tracker
@@ -134,7 +137,7 @@ def _stages(
 ) -> Record:
     """All stages in order; ``closing`` receives the tracker once it is started."""
     steps = check(config, chosen, [conf_dir()] + ([config_dir] if config_dir else []))
-    methods = _methods(config)
+    methods = methods_of(config)
     model_choice = instantiate(config["model"], _convert_="all")
     finetuning = instantiate(config["finetuning"], _convert_="all")
     settings = TrainerSettings(**config["trainer"])
@@ -185,18 +188,26 @@ def _stages(
             model: nn.Module = model_choice.build(data.tokenizer, len(task.labels) or 1)
             if hasattr(finetuning, "with_head"):
                 model = finetuning.with_head(model)
-        prepared = [methods[group] for group in _groups(steps, "prepare")]
+        taker = Taker(is_wanted=config["keep_model"])
+        with meter.stage("compression"):
+            taker.built(model)
+        prepared = [methods[group] for group in groups_at(steps, "prepare")]
         with meter.stage("finetuning"):
             model = method.prepare(prepared, model)
             record.put({"model/trainable_params": count_params(model, trainable_only=True)})
-            trainable = trainable_names(model)
-            finishing = [finetuning, *(methods[group] for group in _groups(steps, "finish"))]
-            at_rungs = AtRungs(rungs, model, finishing, trainable, data, config, attempt) if rungs else None
+            with meter.aside("compression"):
+                taker.prepared(model)
+            finishing = [finetuning, *(methods[group] for group in groups_at(steps, "finish"))]
+            at_rungs = (
+                AtRungs(rungs, model, finishing, taker.trainable, data, config, attempt) if rungs else None
+            )
             fitted = _finetune(model, prepared, data, config, finetuning, settings, attempt, at_rungs)
             record.put(_fit_values(fitted, _judge(finetuning)))
         with meter.stage("compression", count_flops=True):
+            taker.trained(model)
             model = method.settle(finishing, model)
-            record.put(delta_bytes(model, trainable))
+            record.put(delta_bytes(model, taker.trainable))
+            delta = taker.take(model, **about(config, steps, task))
             model.eval()
             for each in finishing:
                 model = method.finish(each, model)
@@ -204,20 +215,7 @@ def _stages(
         with meter.stage("evaluation"):
             evaluate(deployed, data, config, attempt)
     record.notes["data/filter"] = dict(data.reasons)
-    return complete(deployed, config, attempt)
-
-
-def _methods(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Config group to method, for PEFT and every compression slot."""
-    compression = config["compression"]
-    nodes = {"peft": config["peft"]}
-    nodes |= {f"compression/{slot}": compression[slot] for slot in compression["order"]}
-    return {group: instantiate(node, _convert_="all") for group, node in nodes.items()}
-
-
-def _groups(steps: Sequence[Step], moment: str) -> list[str]:
-    """The config groups that act at a moment, in the order in which legality was checked."""
-    return [step.choice.group for step in steps if step.moment == moment]
+    return complete(deployed, config, attempt, delta)
 
 
 def _earlier(folder: Path, record: Record, rungs: Rungs | None) -> Record | None:

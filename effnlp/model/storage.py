@@ -3,11 +3,11 @@
 import contextlib
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,23 @@ from torch import Tensor, nn
 from effnlp.model import sparse
 
 
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file beside ``path``, renamed into place in the end: a kill or a full disk leaves the old file whole."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
 def save_whole(thing: Any, path: Path, pickle_module: ModuleType = pickle) -> None:
-    """``torch.save`` beside ``path``, then rename into place: a kill or a full disk leaves the old file whole.
+    """``torch.save`` as :func:`written_whole`.
 
     Args:
         pickle_module: What turns all but the storages of tensors into bytes.
@@ -24,20 +39,13 @@ def save_whole(thing: Any, path: Path, pickle_module: ModuleType = pickle) -> No
     Raises:
         OSError: If it cannot be written. By itself torch says of a full disk ``unexpected pos 576 vs 534``.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("wb") as file:
+        with written_whole(path) as file:
             torch.save(thing, file, pickle_module=pickle_module)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
     except RuntimeError as error:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from error
         raise
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
 
 
 class PackingPickler(pickle.Pickler):

@@ -1,0 +1,148 @@
+"""Models from a base that is stored once and the deltas of tasks.
+
+``load_delta`` makes of a delta the very model that its run deployed; :class:`Adapters` serves several tasks from
+one base in memory.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+from effnlp import method
+from effnlp.cache import fetch
+from effnlp.data.prepare import as_learned, load_task, prepare_data
+from effnlp.legality import Step
+from effnlp.model.classifier import Classifier
+from effnlp.model.delta import FILE, Delta, digest_of_base, put
+from effnlp.model.storage import Deployed
+from effnlp.moments import groups_at, methods_of
+from effnlp.task.task import Task
+
+NEEDED = ("model", "pretraining", "finetuning", "peft", "compression", "seed", "task", "data")
+"""Parts of a run's config that say how its model is built and what is done to it."""
+
+
+def about(config: Mapping[str, Any], steps: Sequence[Step], task: Task) -> dict[str, Any]:
+    """What a delta says of its run (:class:`~effnlp.model.delta.About`), but for the digests."""
+    return {
+        "config": {key: config[key] for key in NEEDED if key in config},
+        "prepare": tuple(groups_at(steps, "prepare")),
+        "finish": tuple(groups_at(steps, "finish")),
+        "task": task.name,
+        "labels": () if task.is_language else tuple(map(str, task.labels)),
+        "classes": len(task.labels) or 1,
+        "is_pair": task.is_pair,
+    }
+
+
+@dataclass(frozen=True)
+class Base:
+    """What deltas are put on.
+
+    Attributes:
+        model: As its choice builds it; it stays as it is.
+        tokenizer: Maps texts to ids.
+        digest: :func:`~effnlp.model.delta.digest_of_base` of ``model``.
+        name: What it is, in words.
+    """
+
+    model: Classifier
+    tokenizer: Any
+    digest: str
+    name: str
+
+    @classmethod
+    def build(cls, config: Mapping[str, Any], classes: int = 1) -> "Base":
+        """Build the base of a run's config anew, from its files or from its seed.
+
+        A tokenizer that was learnt from the texts of the task is learnt again, if the cache has it no more.
+
+        Args:
+            classes: Of the head; a delta brings its own.
+        """
+        choice = instantiate(config["model"], _convert_="all")
+        tokenizer = _tokenizer(config, choice)
+        torch.manual_seed(int(config["seed"]["init"]))
+        model = choice.build(tokenizer, classes)
+        return cls(model, tokenizer, digest_of_base(model), name_of(config))
+
+
+def name_of(config: Mapping[str, Any]) -> str:
+    """What a base is, in words: ``pretrained minilm``, ``backbone tiny of seed.init=0``."""
+    model = config["model"]
+    module = str(model["_target_"]).rpartition(".")[0]
+    words = [module.rpartition(".")[2], *(str(model[key]) for key in ("name", "size") if model.get(key))]
+    return " ".join(words if model.get("name") else [*words, f"of seed.init={config['seed']['init']}"])
+
+
+def _tokenizer(config: Mapping[str, Any], choice: Any) -> Any:
+    task = as_learned(load_task(config["task"], _cached), config["finetuning"])
+    return prepare_data(task, config["data"]["filter"], config["model"], choice, _cached).tokenizer
+
+
+def _cached(kind: str, key: str, make: Any) -> Path:
+    """A cached entry, charged to nobody."""
+
+    def priced(path: Path) -> dict[str, float]:
+        make(path)
+        return {}
+
+    return fetch(kind, key, priced).folder
+
+
+def load_delta(path: Path, base: Base | None = None) -> Deployed:
+    """The model that a run deployed, from its delta.
+
+    Args:
+        path: A delta, or the folder of a run.
+        base: One that is at hand; None: it is built anew.
+
+    Raises:
+        FileNotFoundError: If there is no delta.
+        ValueError: If it is damaged, or of another base.
+    """
+    delta = Delta.read(path / FILE if path.is_dir() else path)
+    # Its own generator, so that nobody else's random numbers are used up; its state after the base is built is
+    # that of the run, so that what a method draws when it prepares is what it drew there.
+    with torch.random.fork_rng(devices=[]):
+        base = base or Base.build(delta.about.config, delta.about.classes)
+        refuse_base(delta, base)
+        model, finishing = settled(delta, copy.deepcopy(base.model))
+        put(model, delta)
+        model.eval()
+        for each in finishing:
+            model = method.finish(each, model)
+    return Deployed(model.eval(), base.tokenizer, delta.about.labels, delta.about.is_pair)
+
+
+def refuse_base(delta: Delta, base: Base) -> None:
+    """A delta goes on the base that it was trained on.
+
+    Raises:
+        ValueError: If it is another one; names both and their hashes.
+    """
+    if delta.about.base != base.digest:
+        raise ValueError(
+            f"the delta of {delta.about.task} was trained on {name_of(delta.about.config)}, SHA-256 "
+            f"{delta.about.base[:16]}…; this base is {base.name}, SHA-256 {base.digest[:16]}…"
+        )
+
+
+def settled(delta: Delta, model: nn.Module) -> tuple[nn.Module, list[Any]]:
+    """A base, built, prepared and settled as the delta's was, in place; and what finishes it, in order."""
+    config, about = delta.about.config, delta.about
+    if isinstance(model, Classifier) and model.head.out_features != about.classes:
+        model.head = nn.Linear(model.head.in_features, about.classes)
+    finetuning = instantiate(config["finetuning"], _convert_="all")
+    if hasattr(finetuning, "with_head"):
+        model = finetuning.with_head(model)
+    methods = methods_of(config)
+    model = method.prepare([methods[group] for group in about.prepare], model)
+    finishing = [finetuning, *(methods[group] for group in about.finish)]
+    return method.settle(finishing, model), finishing
