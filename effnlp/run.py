@@ -274,7 +274,7 @@ def _finetune(
     )
     return fit(
         training,
-        callbacks=method.callbacks(methods),
+        callbacks=method.callbacks([*methods, finetuning]),
         hardware=attempt.hardware,
         folder=attempt.checkpoints,
         seed=int(seeds["init"]),

@@ -6,6 +6,7 @@ Legend: B batch.
 """
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from effnlp.finetuning.adamw import Descent
 from effnlp.finetuning.judge import Judge
 from effnlp.model.language import LanguageModel
 from effnlp.task.task import Task
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback
 
 REQUIRES = {"build": ("next_tokens",)}
 REMOVES = {"build": ("classes",)}
@@ -41,6 +45,8 @@ class CausalLM:
         learning_rate: See :class:`~effnlp.finetuning.adamw.Descent`.
         weight_decay: As above.
         warmup_fraction: As above.
+        layer_decay: As above.
+        gradual_unfreezing: As above.
 
     Raises:
         ValueError: If a value is outside its range.
@@ -49,9 +55,14 @@ class CausalLM:
     judge = Judge("loss", is_better_when_higher=False, of_batch=_nats, weight_of_batch=_tokens)
 
     def __init__(
-        self, learning_rate: float = 1e-3, weight_decay: float = 0.01, warmup_fraction: float = 0.1
+        self,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        warmup_fraction: float = 0.1,
+        layer_decay: float = 1.0,
+        gradual_unfreezing: float = 0.0,
     ) -> None:
-        self.descent = Descent(learning_rate, weight_decay, warmup_fraction)
+        self.descent = Descent(learning_rate, weight_decay, warmup_fraction, layer_decay, gradual_unfreezing)
 
     def with_head(self, model: nn.Module) -> LanguageModel:
         """The encoder of a built model with a head for the next token."""
@@ -67,3 +78,7 @@ class CausalLM:
     def optimizer(self, model: nn.Module, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
         """AdamW over all parameters, and its schedule."""
         return self.descent.optimizer(model, steps)
+
+    def callbacks(self) -> "list[Callback]":
+        """What freezes and frees layers during the training."""
+        return self.descent.callbacks()

@@ -4,7 +4,7 @@ Source: Devlin et al. (2019), https://arxiv.org/abs/1810.04805; AdamW: Loshchilo
 https://arxiv.org/abs/1711.05101
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from effnlp.data.encodings import Batch
 from effnlp.finetuning.adamw import Descent
 from effnlp.finetuning.judge import ACCURACY
 from effnlp.task.task import Task
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback
 
 PROVIDES = {"build": ("classes",)}
 
@@ -40,6 +43,8 @@ class Classify:
         weight_decay: As above.
         warmup_fraction: As above.
         label_smoothing: Probability mass spread over all classes.
+        layer_decay: See :class:`~effnlp.finetuning.adamw.Descent`.
+        gradual_unfreezing: As above.
 
     Raises:
         ValueError: If a value is outside its range.
@@ -53,8 +58,10 @@ class Classify:
         weight_decay: float = 0.01,
         warmup_fraction: float = 0.1,
         label_smoothing: float = 0.0,
+        layer_decay: float = 1.0,
+        gradual_unfreezing: float = 0.0,
     ) -> None:
-        self.descent = Descent(learning_rate, weight_decay, warmup_fraction)
+        self.descent = Descent(learning_rate, weight_decay, warmup_fraction, layer_decay, gradual_unfreezing)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"finetuning.label_smoothing must be in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
@@ -66,3 +73,7 @@ class Classify:
     def optimizer(self, model: nn.Module, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
         """AdamW over all parameters, and its schedule."""
         return self.descent.optimizer(model, steps)
+
+    def callbacks(self) -> "list[Callback]":
+        """What freezes and frees layers during the training."""
+        return self.descent.callbacks()

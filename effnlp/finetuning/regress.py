@@ -6,7 +6,7 @@ https://aclanthology.org/S17-2001
 Legend: B batch, N training texts.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from effnlp.data.encodings import Batch
 from effnlp.finetuning.adamw import Descent
 from effnlp.finetuning.judge import Judge
 from effnlp.task.task import Task
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback
 
 REMOVES = {"build": ("classes",)}
 
@@ -46,15 +49,22 @@ class Regress:
         learning_rate: See :class:`~effnlp.finetuning.adamw.Descent`.
         weight_decay: As above.
         warmup_fraction: As above.
+        layer_decay: As above.
+        gradual_unfreezing: As above.
 
     Raises:
         ValueError: If a value is outside its range.
     """
 
     def __init__(
-        self, learning_rate: float = 5e-4, weight_decay: float = 0.01, warmup_fraction: float = 0.1
+        self,
+        learning_rate: float = 5e-4,
+        weight_decay: float = 0.01,
+        warmup_fraction: float = 0.1,
+        layer_decay: float = 1.0,
+        gradual_unfreezing: float = 0.0,
     ) -> None:
-        self.descent = Descent(learning_rate, weight_decay, warmup_fraction)
+        self.descent = Descent(learning_rate, weight_decay, warmup_fraction, layer_decay, gradual_unfreezing)
         self.mean, self.deviation = 0.0, 1.0
 
     def read_labels(self, labels: np.ndarray) -> None:
@@ -77,6 +87,10 @@ class Regress:
     def optimizer(self, model: nn.Module, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
         """AdamW over all parameters, and its schedule."""
         return self.descent.optimizer(model, steps)
+
+    def callbacks(self) -> "list[Callback]":
+        """What freezes and frees layers during the training."""
+        return self.descent.callbacks()
 
     @property
     def judge(self) -> Judge:
