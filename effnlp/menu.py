@@ -31,6 +31,8 @@ CAPABILITIES = {
     "layer_outputs": "an encoder that can be run layer by layer",
     "uninterrupted_training": "the whole model learns in one phase, from the first step to the last",
     "attention_heads": "tokens are mixed by attention heads",
+    "softmax_attention": "and by a softmax over keys, before which others can be put",
+    "token_sequence": "an encoder that reads one embedding for each token, before which others can be put",
     "both_directions": "a token may be mixed with those that follow it",
     "next_tokens": "no token sees one that follows it, so that the next one can be predicted",
     "classes": "the task is to tell classes apart, not to give a number",

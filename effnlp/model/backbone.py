@@ -22,17 +22,20 @@ from torch.nn.functional import gelu
 
 from effnlp.data.encodings import Batch
 from effnlp.model.classifier import Classifier, LayerState, mean_pool
+from effnlp.model.prompted import before_text, prompt_length, prompted
 from effnlp.model.subwords import PAD_ID, SubwordTokenizer, train_byte_bpe
 
 PROVIDES = {
     "build": (
         "embeddings",
+        "token_sequence",
         "linear_layers",
         "float_linear_layers",
         "trainable_weights",
         "biases",
         "layer_outputs",
         "uninterrupted_training",
+        "own_tokenizer",
         "both_directions",
     )
 }
@@ -63,7 +66,8 @@ class Mixer(Protocol):
 
     An ``nn.Module`` whose forward maps hidden states (B, T, D) and a mask (B, T) to (B, T, D);
     what is masked must change nothing elsewhere. One that has a parameter ``causal`` can read from left to right
-    alone; one that has not requires ``both_directions``.
+    alone; one that has not requires ``both_directions``. One whose attention can read a prefix has the attributes
+    ``prefix`` and ``prefix_width`` (:mod:`effnlp.model.prefixed`).
     """
 
     def linear_roles(self) -> dict[str, str]:
@@ -126,9 +130,13 @@ class BackboneEncoder(nn.Module):
         dropout: Rate on the embeddings and on each residual branch, in [0, 1).
         positions: ``learned`` or ``sinusoidal``.
         pairs: Whether inputs are pairs of texts, told apart by a type embedding.
+
+    Attributes:
+        prompt: Puts trained tokens before those of a text (:mod:`effnlp.model.prompted`), or None.
     """
 
     fixed_positions: Tensor
+    prompt: nn.Module | None
 
     def __init__(
         self,
@@ -145,6 +153,7 @@ class BackboneEncoder(nn.Module):
             raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}")
         self.width = size.width
         self.max_length = max_length
+        self.prompt = None
         self.tokens = nn.Embedding(vocabulary_size, size.width)
         self.types = nn.Embedding(2, size.width) if pairs else None
         self.positions: nn.Embedding | None = None
@@ -189,21 +198,38 @@ class BackboneEncoder(nn.Module):
                     names.setdefault(role, []).append(f"layers.{i}.{part}.{name}")
         return names
 
+    def prefix_readers(self) -> dict[str, int]:
+        """Names of the mixers whose attention can read a prefix, to the width of its keys."""
+        return {
+            f"layers.{i}.mixer": int(block.mixer.prefix_width)
+            for i, block in enumerate(self.layers)
+            if hasattr(block.mixer, "prefix_width")
+        }
+
+    @property
+    def position_count(self) -> int:
+        """How many tokens can be told apart by their position."""
+        return self.max_length
+
+    def word_embeddings(self) -> nn.Embedding:
+        """The table of the tokens."""
+        return self.tokens
+
     def embed(self, batch: Batch) -> LayerState:
-        """The input of layer 0.
+        """The input of layer 0; where there is a prompt, T is its tokens and those of the text.
 
         Raises:
             ValueError: If the batch is longer than ``max_length``.
         """
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        length = ids.shape[1]
-        if length > self.max_length:
-            raise ValueError(f"the batch has {length} tokens a text, the model reads {self.max_length}")
+        before = prompt_length(self.prompt)
+        mask = before_text(batch["attention_mask"], before, 1)
+        words = prompted(self.prompt, self.tokens(batch["input_ids"]), self.position_count)  # (B, T, D)
         table = self.fixed_positions if self.positions is None else self.positions.weight
-        hidden = self.tokens(ids) + table[:length]  # (B, T, D)
+        hidden = words + table[: words.shape[1]]  # (B, T, D)
         if self.types is not None:
             types = batch.get("token_type_ids")
-            hidden = hidden + (self.types.weight[0] if types is None else self.types(types))
+            of_type = self.types.weight[0] if types is None else self.types(before_text(types, before, 0))
+            hidden = hidden + of_type
         return LayerState(self.dropout(hidden), mask)
 
     def layer(self, index: int, state: LayerState) -> LayerState:
@@ -211,12 +237,13 @@ class BackboneEncoder(nn.Module):
         return replace(state, hidden=self.layers[index](state.hidden, state.mask))
 
     def pool(self, state: LayerState) -> Tensor:
-        """(B, D): the mean over the tokens after the final norm."""
-        return mean_pool(self.norm(state.hidden), state.mask)
+        """(B, D): the mean over the tokens of the text after the final norm."""
+        before = prompt_length(self.prompt)
+        return mean_pool(self.norm(state.hidden[:, before:]), state.mask[:, before:])
 
     def states(self, batch: Batch) -> Tensor:
-        """(B, T, D): of each token, after the final norm."""
-        return self.norm(self._last(batch).hidden)
+        """(B, T, D): of each token of the text, after the final norm."""
+        return self.norm(self._last(batch).hidden[:, prompt_length(self.prompt) :])
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, D)."""

@@ -14,6 +14,7 @@ from effnlp.model.backbone import Backbone
 PROVIDES = {
     "build": (
         "embeddings",
+        "token_sequence",
         "linear_layers",
         "float_linear_layers",
         "trainable_weights",

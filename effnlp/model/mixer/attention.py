@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from effnlp.model.heads import check_heads, merge_heads, split_heads
+from effnlp.model.prefixed import read_prefix
 
-PROVIDES = {"build": ("attention_heads",)}
+PROVIDES = {"build": ("attention_heads", "softmax_attention")}
 
 
 class Attention(nn.Module):
@@ -22,11 +23,18 @@ class Attention(nn.Module):
         width: D.
         heads: H, a divisor of D.
         causal: Whether a token reads no other that follows it. Padding must then follow the text.
+
+    Attributes:
+        prefix: Gives keys and values that every token reads before those of the text
+            (:mod:`effnlp.model.prefixed`), or None.
     """
+
+    prefix: nn.Module | None
 
     def __init__(self, width: int, heads: int, causal: bool = False) -> None:
         super().__init__()
         self.causal = causal
+        self.prefix = None
         self.heads = check_heads(width, heads)
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
@@ -37,14 +45,21 @@ class Attention(nn.Module):
         """Role to the name of the module in that role."""
         return {"query": "query", "key": "key", "value": "value", "attention_output": "output"}
 
+    @property
+    def prefix_width(self) -> int:
+        """The width of the keys that a prefix must have."""
+        return int(self.key.out_features)
+
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """``hidden`` (B, T, D) and ``mask`` (B, T), 1 for tokens, to (B, T, D)."""
-        mixed = scaled_dot_product_attention(
-            split_heads(self.query(hidden), self.heads),
-            split_heads(self.key(hidden), self.heads),
-            split_heads(self.value(hidden), self.heads),
-            # Padding follows the text, and so no token of it is read from left to right.
-            attn_mask=None if self.causal else mask.bool()[:, None, None, :],
-            is_causal=self.causal,
-        )  # (B, H, T, E)
+        keys = split_heads(self.key(hidden), self.heads)  # (B, H, T, E)
+        values = split_heads(self.value(hidden), self.heads)  # (B, H, T, E)
+        # Padding follows the text, and so no token of it is read from left to right.
+        read = None if self.causal else mask.bool()[:, None, None, :]  # (B, 1, 1, T)
+        is_causal = self.causal
+        if self.prefix is not None:
+            keys, values, read = read_prefix(self.prefix, keys, values, read, self.causal)
+            is_causal = False  # the mask says it: the kernel's own starts at the first key
+        queries = split_heads(self.query(hidden), self.heads)  # (B, H, T, E)
+        mixed = scaled_dot_product_attention(queries, keys, values, attn_mask=read, is_causal=is_causal)
         return self.output(merge_heads(mixed))
