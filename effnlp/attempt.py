@@ -20,7 +20,7 @@ from effnlp.tracking.tracker import Tracker
 
 def run_key(record: Record) -> list[Any]:
     """What makes it this very run: an attempt or a record with another key is of another."""
-    names = ("config_hash", "seed_init", "seed_order", "task_fingerprint", "evaluator")
+    names = ("config_hash", "seed_init", "seed_order", "task_fingerprint", "companions", "evaluator")
     return [record.identity.get(name) for name in names]
 
 

@@ -36,6 +36,7 @@ CAPABILITIES = {
     "both_directions": "a token may be mixed with those that follow it",
     "next_tokens": "no token sees one that follows it, so that the next one can be predicted",
     "classes": "the task is to tell classes apart, not to give a number",
+    "single_task": "one task is learned, with one head",
     "pretrained_weights": "weights that were trained before this run",
 }
 """What a model can have and a method can need or take away: the words of the constants of modules."""

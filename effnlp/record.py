@@ -49,7 +49,8 @@ class Record:
         status: ``completed``, ``failed`` or ``stopped``.
         identity: Who and where: ``config_hash``, ``seed_init``, ``seed_order``, ``task``,
             ``task_fingerprint``, ``recipe``, ``effnlp``, ``evaluator``, ``git_commit``, ``python``,
-            ``packages``, ``machine``, ``overrides``, ``started``, ``finished`` (ISO 8601, UTC).
+            ``packages``, ``machine``, ``overrides``, ``started``, ``finished`` (ISO 8601, UTC); ``companions``, the
+            fingerprints of further tasks by name, where there are some.
         choices: Config group to the choice made in it, ``{"peft": "lora", "data/filter": "a+b"}``.
         config: The resolved config.
         values: Flat keys to finite numbers.

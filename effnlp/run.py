@@ -17,8 +17,9 @@ from torch import nn
 from effnlp import method
 from effnlp.at_rungs import AtRungs, ToldError
 from effnlp.attempt import Attempt, run_key
-from effnlp.data.prepare import Prepared, as_learned, load_task, prepare_data
+from effnlp.data.prepare import Prepared, as_learned, load_companions, load_task, prepare_data
 from effnlp.ending import complete, end_at_rung, fail, reason_of
+from effnlp.evaluation.companions import evaluate_companions, shared_sizes
 from effnlp.evaluation.evaluate import (
     ask_to_refuse,
     refuse_sets,
@@ -26,7 +27,7 @@ from effnlp.evaluation.evaluate import (
 from effnlp.evaluation.meter import Meter
 from effnlp.evaluation.quiet import QuietLock
 from effnlp.evaluation.reference import absolute_reference, add_reference, refuse_reference
-from effnlp.evaluation.stage import evaluate
+from effnlp.evaluation.stage import evaluate, gauge_of
 from effnlp.evaluation.steps import MeterGauge
 from effnlp.finetuning.judge import ACCURACY, Judge
 from effnlp.finetuning.loop import (
@@ -164,11 +165,15 @@ def _stages(
             task = load_task(config["task"], attempt.fetch)
         ask_to_refuse(config["finetuning"], task)
         task = as_learned(task, config["finetuning"])
+        with meter.stage("data", count_flops=True):
+            companions = load_companions(config["finetuning"], task, attempt.fetch)
         refuse_sets(config["evaluation"], task)
         refuse_reference(config["evaluation"], task.name, task.fingerprint)
         record.identity |= {
             "task": task.name, "task_fingerprint": task.fingerprint, "recipe": dict(task.recipe),
         }  # fmt: skip
+        if companions:
+            record.identity["companions"] = {other.name: other.fingerprint for other in companions}
         record.notes["labels"] = list(task.labels)
         if not config["again"] and (earlier := _earlier(folder, record, rungs)) is not None:
             _compare_again(earlier, folder, config["evaluation"].get("reference"), task.labels)
@@ -181,11 +186,15 @@ def _stages(
         attempt.tracker.start(record.identity, config, record.choices, folder)
         closing.append(attempt.tracker)
         with meter.stage("data", count_flops=True):
-            data = prepare_data(task, config["data"]["filter"], config["model"], model_choice, attempt.fetch)
+            data = prepare_data(
+                task, config["data"]["filter"], config["model"], model_choice, attempt.fetch, companions
+            )
             record.put(data.values())
+            if hasattr(finetuning, "read_tasks"):
+                finetuning.read_tasks(data.tasks)
         with meter.stage("pretraining", count_flops=True):
             torch.manual_seed(int(config["seed"]["init"]))
-            model: nn.Module = model_choice.build(data.tokenizer, len(task.labels) or 1)
+            model: nn.Module = model_choice.build(data.tokenizer, data.classes)
             if hasattr(finetuning, "with_head"):
                 model = finetuning.with_head(model)
         taker = Taker(is_wanted=config["keep_model"])
@@ -214,6 +223,13 @@ def _stages(
         deployed = Deployed(model, data.tokenizer, () if task.is_language else task.labels, task.is_pair)
         with meter.stage("evaluation"):
             evaluate(deployed, data, config, attempt)
+            if data.companions:
+                gauge = gauge_of(deployed.model, attempt)
+                record.put(shared_sizes(deployed.model, finetuning.heads))
+                others = evaluate_companions(
+                    deployed.model, finetuning.heads, data, config["evaluation"], gauge
+                )
+                record.put(others.under("val").values, others.under("val").absent)
     record.notes["data/filter"] = dict(data.reasons)
     return complete(deployed, config, attempt, delta)
 
@@ -256,10 +272,14 @@ def _finetune(
     if hasattr(finetuning, "read_labels"):
         finetuning.read_labels(data.examples["train"].labels)
     seeds = config["seed"]
-    steps = steps_of(len(data.train), settings)
     order = instantiate(config["data"]["order"], _convert_="all")
     generator = torch.Generator().manual_seed(int(seeds["order"]))
-    batches = order(data.train, steps=steps, batch_size=settings.batch_size, generator=generator)
+    if hasattr(finetuning, "batches"):
+        batches = finetuning.batches(data.tables(), order, settings.epochs, settings.batch_size, generator)
+    else:
+        planned = steps_of(len(data.train), settings)
+        batches = order(data.train, steps=planned, batch_size=settings.batch_size, generator=generator)
+    steps = len(batches)
     training = Training(
         model,
         method.objective(methods, finetuning.objective),

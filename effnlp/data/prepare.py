@@ -8,8 +8,8 @@ import json
 import logging
 import pickle
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from effnlp.data.encodings import Encodings
 from effnlp.data.examples import Examples
 from effnlp.data.table import Filtered
 from effnlp.model.classifier import ModelChoice, Tokenizer
+from effnlp.task.companions import companion_configs, named, refuse_companions
 from effnlp.task.task import SPLITS, Task, table_fingerprint
 
 log = logging.getLogger(__name__)
@@ -31,14 +32,30 @@ Fetch = Callable[[str, str, Callable[[Path], None]], Path]
 
 
 @dataclass(frozen=True)
+class Companion:
+    """A further task that is learned by the same model.
+
+    Attributes:
+        validation: Ids and labels of its validation split; its own labels, from 0 on.
+    """
+
+    task: Task
+    validation: Examples
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What the data stage makes.
 
     Attributes:
-        train: The training table after all filters.
-        examples: Ids and labels of each split.
+        task: The run's own, whose validation split selects and whose quality is the run's.
+        train: The training table after all filters. With companions, theirs follow that of the run's own task, and
+            their labels are counted on from those of the tasks before.
+        examples: Ids and labels of each split; validation and test are those of the run's own task.
         removed: Filter to the number of training texts it removed.
         reasons: Filter to its most frequent reasons, each with a count.
+        sizes: Rows of each task in ``train``, in their order.
+        companions: Further tasks by name.
     """
 
     task: Task
@@ -47,6 +64,26 @@ class Prepared:
     examples: Mapping[str, Examples]
     removed: Mapping[str, int]
     reasons: Mapping[str, Mapping[str, int]]
+    sizes: Sequence[int] = ()
+    companions: Mapping[str, Companion] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The run's own task, then its companions."""
+        return [self.task, *(companion.task for companion in self.companions.values())]
+
+    @property
+    def classes(self) -> int:
+        """Outputs of a model of all tasks: their classes, or one number."""
+        return sum(len(task.labels) for task in self.tasks) or 1
+
+    def tables(self) -> list[pd.DataFrame]:
+        """The training table of each task."""
+        ends = np.cumsum(self.sizes)
+        return [
+            self.train.iloc[end - size : end].reset_index(drop=True)
+            for end, size in zip(ends, self.sizes, strict=True)
+        ]
 
     def values(self) -> dict[str, float]:
         """Record keys below ``data/``."""
@@ -85,22 +122,68 @@ def as_learned(task: Task, finetuning: Mapping[str, Any]) -> Task:
     return module.view(task) if hasattr(module, "view") else task
 
 
+def load_companions(finetuning: Mapping[str, Any], task: Task, fetch: Fetch) -> list[Task]:
+    """The tasks that a config of the group ``finetuning`` names beside the run's own, if it does.
+
+    Raises:
+        ValueError: If they are not there, or cannot be learned together (:mod:`effnlp.task.companions`).
+    """
+    configs = companion_configs(finetuning.get("with_tasks"))
+    companions = [named(load_task(config, fetch), name) for name, config in configs.items()]
+    refuse_companions(task, companions)
+    return companions
+
+
 def prepare_data(
     task: Task,
     filters: Mapping[str, Mapping[str, Any]],
     model_config: Mapping[str, Any],
     model: ModelChoice,
     fetch: Fetch,
+    companions: Sequence[Task] = (),
 ) -> Prepared:
     """Filter the training split, learn or load the tokenizer, turn every split into ids.
 
     Args:
-        filters: The stack ``data.filter``: name to config, in the order in which they apply.
+        filters: The stack ``data.filter``: name to config, in the order in which they apply. Each task is filtered
+            by itself: a text that two of them share is in both.
         model_config: The config of the group ``model``, for the cache key.
+        companions: Tasks that are learned beside it. The tokenizer is learned from the training texts of all.
 
     Raises:
         ValueError: If the filters leave no training text, or not one of some class that is to be learned.
     """
+    tasks = [task, *companions]
+    filtered = [_filtered(one, filters, fetch) for one in tasks]
+    tables = [table for table, _ in filtered]
+    train = _joined(tables, [len(one.labels) for one in tasks])
+    tokenizer, encodings, further = _encode(task, train, companions, model_config, model, fetch)
+    own = {"train": train, "validation": task.splits["validation"], "test": task.splits["test"]}
+    return Prepared(
+        task=task,
+        train=train,
+        tokenizer=tokenizer,
+        examples={
+            split: Examples(encodings[split], _labels(task, own[split], tokenizer, encodings[split]))
+            for split in SPLITS
+        },
+        removed={name: sum(said[name]["removed"] for _, said in filtered) for name in filters},
+        reasons={
+            name: dict(sum((Counter(said[name]["reasons"]) for _, said in filtered), Counter()))
+            for name in filters
+        },
+        sizes=[len(table) for table in tables],
+        companions={
+            one.name: Companion(one, Examples(ids, _labels(one, one.splits["validation"], tokenizer, ids)))
+            for one, ids in zip(companions, further, strict=True)
+        },
+    )
+
+
+def _filtered(
+    task: Task, filters: Mapping[str, Mapping[str, Any]], fetch: Fetch
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The training table of one task after all filters, and what each of them said."""
     folder = fetch("filtered", _filter_key(task, filters), lambda path: _filter(task, filters, path))
     train = pd.read_parquet(folder / "train.parquet")
     said = json.loads((folder / "removed.json").read_text(encoding="utf-8"))
@@ -110,19 +193,20 @@ def prepare_data(
             f"after data/filter={'+'.join(filters)} no training text is left of class {gone[0]!r}"
             f" ({len(train)} texts in all)"
         )
-    tokenizer, encodings = _encode(task, train, model_config, model, fetch)
-    tables = {"train": train, "validation": task.splits["validation"], "test": task.splits["test"]}
-    return Prepared(
-        task=task,
-        train=train,
-        tokenizer=tokenizer,
-        examples={
-            split: Examples(encodings[split], _labels(task, tables[split], tokenizer, encodings[split]))
-            for split in SPLITS
-        },
-        removed={name: entry["removed"] for name, entry in said.items()},
-        reasons={name: entry["reasons"] for name, entry in said.items()},
-    )
+    return train, said
+
+
+def _joined(tables: Sequence[pd.DataFrame], classes: Sequence[int]) -> pd.DataFrame:
+    """All tables one after another, labels counted on; further columns are those of the first."""
+    if len(tables) == 1:
+        return tables[0]
+    starts = np.cumsum([0, *classes])
+    columns = [name for name in ("text", "text_pair", "label") if name in tables[0].columns]
+    later = [
+        table[columns].assign(label=table["label"] + start)
+        for table, start in zip(tables[1:], starts[1:], strict=False)
+    ]
+    return pd.concat([tables[0], *later], ignore_index=True)
 
 
 def _labels(task: Task, table: pd.DataFrame, tokenizer: Any, encodings: Encodings) -> np.ndarray:
@@ -156,21 +240,29 @@ def _filter(task: Task, filters: Mapping[str, Mapping[str, Any]], folder: Path) 
 
 
 def _encode(
-    task: Task, train: pd.DataFrame, model_config: Mapping[str, Any], model: ModelChoice, fetch: Fetch
-) -> tuple[Tokenizer, dict[str, Encodings]]:
+    task: Task,
+    train: pd.DataFrame,
+    companions: Sequence[Task],
+    model_config: Mapping[str, Any],
+    model: ModelChoice,
+    fetch: Fetch,
+) -> tuple[Tokenizer, dict[str, Encodings], list[Encodings]]:
+    """The tokenizer, the ids of each split, and those of the validation split of each companion."""
     module = str(model_config["_target_"]).rpartition(".")[0]
     settings = {name: model_config[name] for name in model.tokenizer_keys}
     code = code_version(module, "effnlp.data.encodings", "effnlp.model.subwords")
-    others = [table_fingerprint(task.splits[split]) for split in ("validation", "test")]
+    tables = {split: train if split == "train" else task.splits[split] for split in SPLITS}
+    tables |= {f"companion-{i}": one.splits["validation"] for i, one in enumerate(companions)}
+    others = [table_fingerprint(table) for name, table in tables.items() if name != "train"]
 
     def make(folder: Path) -> None:
         tokenizer = model.tokenizer(train)
-        for split in SPLITS:
-            table = train if split == "train" else task.splits[split]
+        for name, table in tables.items():
             pairs = table["text_pair"].tolist() if task.is_pair else None
-            tokenizer.encode(table["text"].tolist(), pairs).save(folder / f"{split}.npz")
+            tokenizer.encode(table["text"].tolist(), pairs).save(folder / f"{name}.npz")
         (folder / "tokenizer.pickle").write_bytes(pickle.dumps(tokenizer))
 
     folder = fetch("encoded", key_of(module, settings, table_fingerprint(train), others, code), make)
     tokenizer = pickle.loads((folder / "tokenizer.pickle").read_bytes())
-    return tokenizer, {split: Encodings.load(folder / f"{split}.npz") for split in SPLITS}
+    ids = {name: Encodings.load(folder / f"{name}.npz") for name in tables}
+    return tokenizer, {split: ids.pop(split) for split in SPLITS}, list(ids.values())

@@ -49,7 +49,7 @@ def measure(record: Record, folder: Path, test: bool, latency: bool) -> None:
     from hydra.utils import instantiate
 
     from effnlp.cache import fetch
-    from effnlp.data.prepare import as_learned, load_task, prepare_data
+    from effnlp.data.prepare import as_learned, load_companions, load_task, prepare_data
     from effnlp.evaluation.evaluate import predict, score
     from effnlp.evaluation.isolated import measure_use
     from effnlp.evaluation.predictions import Predictions, save_predictions
@@ -75,7 +75,8 @@ def measure(record: Record, folder: Path, test: bool, latency: bool) -> None:
     if task.fingerprint != record.identity["task_fingerprint"]:
         raise ValueError(f"the data of task {task.name} changed since trial {folder.name} was trained")
     task = as_learned(task, config["finetuning"])
-    data = prepare_data(task, config["data"]["filter"], config["model"], model_choice, cached)
+    companions = load_companions(config["finetuning"], task, cached)
+    data = prepare_data(task, config["data"]["filter"], config["model"], model_choice, cached, companions)
     hardware = instantiate(config["hardware"], _convert_="all")()
     model = deployed.model.to(hardware.torch_device()).eval()
     settings = config["evaluation"]

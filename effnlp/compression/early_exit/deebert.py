@@ -18,7 +18,7 @@ from effnlp.data.encodings import Batch
 from effnlp.method import Objective, applied, note, progress
 from effnlp.model.classifier import Classifier, LayeredEncoder
 
-REQUIRES = {"prepare": ("layer_outputs", "classes")}
+REQUIRES = {"prepare": ("layer_outputs", "classes", "single_task")}
 REMOVES = {"prepare": ("layer_outputs", "uninterrupted_training")}
 
 
