@@ -16,14 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from effnlp.model.families import FAMILIES
 from effnlp.model.prefixed import read_prefix
 
 KINDS = ("eager", "sdpa")
 """Implementations of attention before which a prefix can be put."""
+
+OUT_OF_REACH = frozenset({"deberta", "deberta-v2", "mpnet"})
+"""Known families that compute attention within their own modules."""
 
 PREFIXED = "prefixed_"
 RECORDING = "recording"
@@ -63,14 +67,14 @@ def attend_with_prefix(
     return _plain(kind, module)(module, query, key, value, attention_mask, **options)
 
 
-def _plain(kind: str, module: nn.Module) -> Callable[..., Any]:
+def _plain(kind: str, module: Any) -> Callable[..., Any]:
     """What computes attention without a prefix: for ``eager``, a function of the file of the family."""
     if kind == "eager":
         return sys.modules[type(module).__module__].eager_attention_forward
     return ALL_ATTENTION_FUNCTIONS[kind]
 
 
-def _record(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Any:
+def _record(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Any:
     """Write down which module computes attention, with the width of its keys and of its values."""
     module.config.attentions_seen.append((module, *(t.shape[1] * t.shape[3] for t in (key, value))))
     return query.transpose(1, 2), None  # (B, T, H, E), as attention gives it
@@ -82,17 +86,17 @@ for _kind in KINDS:
 ALL_ATTENTION_FUNCTIONS.register(RECORDING, _record)
 
 
-def let_read_prefix(model: PreTrainedModel) -> dict[str, int]:
+def let_read_prefix(model: nn.Module) -> dict[str, int]:
     """Make the attention of a model read what is the attribute ``prefix`` of its modules, in place.
 
     Which modules compute attention is found by running the model on two tokens.
 
     Returns:
         Names of these modules inside ``model``, in the order in which they are run first, to the width K·E of keys
-        and values; empty where the family computes attention within itself, out of reach.
+        and values.
 
     Raises:
-        ValueError: If attention is computed in a way that has no room for a prefix.
+        ValueError: If attention is computed out of reach, or in a way that has no room for a prefix.
     """
     configs = _configs(model)
     kinds = [str(config._attn_implementation).removeprefix(PREFIXED) for config in configs]
@@ -100,8 +104,14 @@ def let_read_prefix(model: PreTrainedModel) -> dict[str, int]:
         if kind not in KINDS:
             raise ValueError(f"a prefix needs attn_implementation {' or '.join(KINDS)}, got {kind!r}")
     seen = _attentions(model, configs)
+    if not seen:
+        known = ", ".join(sorted(set(FAMILIES) - OUT_OF_REACH))
+        raise ValueError(
+            "a prefix needs attention whose keys and values can be reached, which that of "
+            f"{type(model).__name__} is not; families whose can: {known}"
+        )
     for config, kind in zip(configs, kinds, strict=True):
-        config._attn_implementation = PREFIXED + kind if seen else kind
+        config._attn_implementation = PREFIXED + kind
     names = {module: name for name, module in model.named_modules()}
     for module, keys, values in seen:
         if keys != values:
@@ -111,17 +121,17 @@ def let_read_prefix(model: PreTrainedModel) -> dict[str, int]:
     return {names[module]: width for module, width, _ in seen}
 
 
-def _configs(model: PreTrainedModel) -> list[PretrainedConfig]:
+def _configs(model: nn.Module) -> list[PretrainedConfig]:
     """Each configuration that a module of the model reads, once; parts may have copies."""
     found = (getattr(module, "config", None) for module in model.modules())
     return list({id(config): config for config in found if isinstance(config, PretrainedConfig)}.values())
 
 
-def _attentions(model: PreTrainedModel, configs: list[PretrainedConfig]) -> list[tuple[nn.Module, int, int]]:
+def _attentions(model: nn.Module, configs: list[PretrainedConfig]) -> list[tuple[nn.Module, int, int]]:
     """Modules that compute attention by the library's interface, with the widths of their keys and values."""
     seen: list[tuple[nn.Module, int, int]] = []
     kinds = [config._attn_implementation for config in configs]
-    ids = torch.ones(1, 2, dtype=torch.int64, device=model.device)
+    ids = torch.ones(1, 2, dtype=torch.int64, device=next(model.parameters()).device)
     try:
         for config in configs:
             config._attn_implementation = RECORDING
