@@ -77,8 +77,8 @@ def plain_linears(model: nn.Module) -> nn.Module:
         if isinstance(module, Conv1D):
             weight, bias = module.weight.detach().T, module.bias.detach()  # (O, I), (O,)
             if name.endswith("c_attn") and weight.shape[0] == 3 * weight.shape[1]:
-                parts = zip(weight.chunk(3), bias.chunk(3), strict=True)
-                model.set_submodule(name, FusedLinears(*(linear_from(*part) for part in parts)))
+                query, key, value = map(linear_from, weight.chunk(3), bias.chunk(3))
+                model.set_submodule(name, FusedLinears(query, key, value))
             else:
                 model.set_submodule(name, linear_from(weight, bias))
         elif hasattr(module, "q_bias") and isinstance(getattr(module, "in_proj", None), nn.Linear):

@@ -43,3 +43,9 @@ POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "max": max_pool,
 }
 """What the key ``pooling`` may be, beside ``auto``."""
+
+
+def check_pooling(pooling: str) -> None:
+    """Refuse what is neither a pooling nor ``auto`` with a ValueError."""
+    if pooling not in POOLINGS and pooling != "auto":
+        raise ValueError(f"pooling must be one of auto, {', '.join(POOLINGS)}, got {pooling!r}")

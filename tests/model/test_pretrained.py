@@ -11,7 +11,8 @@ from torch import nn
 from effnlp.model import hub
 from effnlp.model.classifier import LayeredEncoder, count_params
 from effnlp.model.families import FAMILIES, ROLES
-from effnlp.model.pretrained import Pretrained, PretrainedEncoder
+from effnlp.model.pretrained import Pretrained
+from effnlp.model.pretrained_encoder import PretrainedEncoder
 
 TABLE = pd.DataFrame({"text": ["the cat sat"], "label": [0]})
 TEXTS = ["the cat sat on the mat", "", "dog", "the dog sat " * 3]

@@ -23,7 +23,7 @@ def classifier(of: str, classes: int = 2) -> "Classifier":
     import torch
 
     from effnlp.model.classifier import Classifier
-    from effnlp.model.pretrained import PretrainedEncoder
+    from effnlp.model.pretrained_encoder import PretrainedEncoder
 
     wanted = shape(of)
     with torch.device("meta"):
