@@ -229,8 +229,10 @@ class Taker:
 
 
 def left_out(model: nn.Module, names: frozenset[str]) -> dict[str, Tensor]:
-    """The entries of the state dict that are not among ``names``."""
-    return {name: value for name, value in model.state_dict().items() if name not in names}
+    """The entries of the state dict that are not among ``names``, not even under another name."""
+    state = model.state_dict(keep_vars=True)  # what several modules share is then one object under several names
+    known = {id(value) for name, value in state.items() if name in names}
+    return {name: value.detach() for name, value in state.items() if id(value) not in known}
 
 
 def put(model: nn.Module, delta: Delta) -> None:

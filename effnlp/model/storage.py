@@ -117,10 +117,13 @@ class Deployed:
 
 
 def stored_bytes(model: nn.Module, only: frozenset[str] | None = None) -> int:
-    """Bytes of the weights as they would be stored: integers as integers, sparse tensors packed.
+    """Bytes of the weights as they would be stored: integers as integers, sparse tensors packed, shared ones once.
 
     Args:
         only: Names of the entries of the state dict that count; None counts all.
     """
-    state = {name: value for name, value in model.state_dict().items() if only is None or name in only}
-    return sparse.stored_bytes(sparse.pack(state))
+    state = model.state_dict(
+        keep_vars=True
+    )  # what several modules share is then one object under several names
+    counted = {id(value): value for name, value in state.items() if only is None or name in only}
+    return sparse.stored_bytes(sparse.pack({str(key): value for key, value in counted.items()}))

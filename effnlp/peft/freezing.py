@@ -29,3 +29,9 @@ def check_factor(learning_rate_factor: float) -> float:
     if learning_rate_factor <= 0:
         raise ValueError(f"learning_rate_factor must be above 0, got {learning_rate_factor}")
     return learning_rate_factor
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether it is a norm with a gain: torch's LayerNorm or RMSNorm, or one that a library calls ``…RMSNorm``."""
+    named = isinstance(module, nn.LayerNorm | nn.RMSNorm) or type(module).__name__.endswith("RMSNorm")
+    return named and getattr(module, "weight", None) is not None

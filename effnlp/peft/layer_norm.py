@@ -6,7 +6,7 @@ Source: Qi et al. (2022), https://arxiv.org/abs/2212.08253; Zhao et al. (2024), 
 from torch import nn
 
 from effnlp.model.surgery import encoder_of
-from effnlp.peft.freezing import check_factor, freeze_all_but_head, thaw
+from effnlp.peft.freezing import check_factor, freeze_all_but_head, is_norm, thaw
 
 REQUIRES = {"prepare": ("biases",)}
 REMOVES = {"prepare": ("trainable_weights",)}
@@ -39,9 +39,3 @@ class LayerNormTuning:
             raise ValueError(f"nothing to train: {type(encoder).__name__} has no norm")
         thaw((p for norm in norms for p in norm.parameters(recurse=False)), self.learning_rate_factor)
         return model
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Whether it is a norm with a gain: torch's LayerNorm or RMSNorm, or one that a library calls ``…RMSNorm``."""
-    named = isinstance(module, nn.LayerNorm | nn.RMSNorm) or type(module).__name__.endswith("RMSNorm")
-    return named and getattr(module, "weight", None) is not None

@@ -142,3 +142,12 @@ def test_a_file_of_before_there_were_pairs_reads_single_texts(make_classifier, t
     del deployed.is_pair
     torch.save(deployed, tmp_path / "deployed.pt")
     assert Deployed.load(tmp_path / "deployed.pt").is_pair is False
+
+
+def test_a_weight_that_two_modules_share_is_counted_once():
+    model = nn.ModuleDict({"a": nn.Linear(3, 5, bias=False), "b": nn.Linear(3, 5, bias=False)})
+    nn.init.ones_(model["a"].weight), nn.init.ones_(model["b"].weight)
+    assert stored_bytes(model) == 2 * 4 * 15
+    model["b"].weight = model["a"].weight
+    assert stored_bytes(model) == 4 * 15
+    assert stored_bytes(model, only=frozenset({"b.weight"})) == 4 * 15

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from effnlp.model.classifier import count_params
-from effnlp.peft.layer_norm import LayerNormTuning, is_norm
+from effnlp.peft.freezing import is_norm
+from effnlp.peft.layer_norm import LayerNormTuning
 
 
 def test_the_number_of_trained_parameters_is_the_closed_form(make_classifier):
