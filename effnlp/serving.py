@@ -5,19 +5,21 @@ one base in memory.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from hydra.utils import instantiate
-from torch import nn
+from torch import Tensor, nn
 
 from effnlp import method
 from effnlp.cache import fetch
 from effnlp.data.prepare import as_learned, load_task, prepare_data
 from effnlp.legality import Step
+from effnlp.menu import suggest
 from effnlp.model.classifier import Classifier
 from effnlp.model.delta import FILE, Delta, digest_of_base, put
 from effnlp.model.storage import Deployed
@@ -82,6 +84,8 @@ def name_of(config: Mapping[str, Any]) -> str:
 
 
 def _tokenizer(config: Mapping[str, Any], choice: Any) -> Any:
+    if getattr(choice, "has_own_tokenizer", False):
+        return choice.tokenizer(pd.DataFrame())
     task = as_learned(load_task(config["task"], _cached), config["finetuning"])
     return prepare_data(task, config["data"]["filter"], config["model"], choice, _cached).tokenizer
 
@@ -116,7 +120,7 @@ def load_delta(path: Path, base: Base | None = None) -> Deployed:
         model, finishing = settled(delta, copy.deepcopy(base.model))
         put(model, delta)
         model.eval()
-        for each in finishing:
+        for each in finishing.values():
             model = method.finish(each, model)
     return Deployed(model.eval(), base.tokenizer, delta.about.labels, delta.about.is_pair)
 
@@ -134,8 +138,8 @@ def refuse_base(delta: Delta, base: Base) -> None:
         )
 
 
-def settled(delta: Delta, model: nn.Module) -> tuple[nn.Module, list[Any]]:
-    """A base, built, prepared and settled as the delta's was, in place; and what finishes it, in order."""
+def settled(delta: Delta, model: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
+    """A base, prepared and settled as the delta's was, in place; and by its group what finishes it, in order."""
     config, about = delta.about.config, delta.about
     if isinstance(model, Classifier) and model.head.out_features != about.classes:
         model.head = nn.Linear(model.head.in_features, about.classes)
@@ -144,5 +148,84 @@ def settled(delta: Delta, model: nn.Module) -> tuple[nn.Module, list[Any]]:
         model = finetuning.with_head(model)
     methods = methods_of(config)
     model = method.prepare([methods[group] for group in about.prepare], model)
-    finishing = [finetuning, *(methods[group] for group in about.finish)]
-    return method.settle(finishing, model), finishing
+    finishing = {"finetuning": finetuning, **{group: methods[group] for group in about.finish}}
+    return method.settle(list(finishing.values()), model), finishing
+
+
+class Adapters:
+    """Several tasks from one base in memory: what they have in common is held once.
+
+    A swap copies only what the task changes of the base (biases that it trained, weights that it is merged into), so
+    the base keeps its bytes, and taking a delta out rounds nothing.
+
+    Args:
+        base: What all tasks share.
+        deltas: Name to the delta of a task.
+        is_merged: Whether a task is finished when it is taken up, and so costs at inference what it costs deployed.
+            Without it the PEFT methods stay beside the base: all tasks are ready at once, and each text pays for it.
+
+    Raises:
+        ValueError: If a delta is of another base.
+    """
+
+    def __init__(self, base: Base, deltas: Mapping[str, Delta], is_merged: bool = True) -> None:
+        self.base, self.deltas, self.is_merged = base, dict(deltas), is_merged
+        for delta in self.deltas.values():
+            refuse_base(delta, base)
+        self._changed = {name: self._changed_by(name) for name in self.deltas}
+        self._ready: dict[str, Deployed] = {}
+        if not is_merged:
+            self._ready = {name: self._made(name) for name in self.deltas}
+
+    def use(self, name: str) -> Deployed:
+        """The model of a task. Merged, the one that was used before is let go.
+
+        Raises:
+            ValueError: If there is no such task; names a near match.
+        """
+        if name not in self.deltas:
+            raise ValueError(f"there is no delta {name!r}{suggest(name, list(self.deltas))}")
+        if name not in self._ready:
+            self._ready = {}  # first: two merged models need not be in memory
+            self._ready = {name: self._made(name)}
+        return self._ready[name]
+
+    def held_bytes(self) -> int:
+        """Bytes of all tensors that are held now, each once: the base, the deltas, and what is in use."""
+        tensors = [*tensors_of(self.base.model)]
+        tensors += [value for delta in self.deltas.values() for value in delta.entries.values()]
+        tensors += [t for deployed in self._ready.values() for t in tensors_of(deployed.model)]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+        return sum(storages.values())
+
+    def _made(self, name: str) -> Deployed:
+        """The model of a task, which has the tensors of the base but those that the task changes."""
+        changed = self._changed[name]
+        shared = {id(t): t for t in tensors_of(self.base.model) if id(t) not in changed}
+        model = self._finished(name, copy.deepcopy(self.base.model, shared), is_checked=False)
+        about = self.deltas[name].about
+        return Deployed(model, self.base.tokenizer, about.labels, about.is_pair)
+
+    def _changed_by(self, name: str) -> frozenset[int]:
+        """The ids of the base's tensors that the model of a task has other values in: tried on a whole copy."""
+        copies: dict[int, Any] = {}
+        copied = copy.deepcopy(self.base.model, copies)
+        self._finished(name, copied, is_checked=True)
+        return frozenset(id(t) for t in tensors_of(self.base.model) if not torch.equal(t, copies[id(t)]))
+
+    def _finished(self, name: str, model: nn.Module, is_checked: bool) -> nn.Module:
+        delta = self.deltas[name]
+        with torch.random.fork_rng(devices=[]):
+            model, finishing = settled(delta, model)
+        put(model, delta, is_checked)
+        model.eval()
+        for group, each in finishing.items():
+            if self.is_merged or group != "peft":
+                model = method.finish(each, model)
+        return model.eval()
+
+
+def tensors_of(model: nn.Module) -> Iterator[Tensor]:
+    """Its parameters and buffers, each once."""
+    yield from model.parameters()
+    yield from model.buffers()

@@ -1,7 +1,8 @@
 """The folder of a model that is put to use: all that reading texts needs, and a word on where it came from.
 
 It holds ``model.json`` (what it is), the weights (``deployed.pt``, or ``model.onnx`` with the tokenizer in
-``tokenizer.pickle``) and can be moved anywhere. The folder of a run, with its ``deployed.pt``, is read alike.
+``tokenizer.pickle``) and can be moved anywhere. The folder of a run, with its ``deployed.pt`` or with its
+``delta.safetensors`` alone, is read alike; for the latter the base is built anew.
 Weights and tokenizer hold code by reference: read only what you trust.
 
 Legend: N texts, C classes.
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from effnlp.data.encodings import Batch
+from effnlp.model.delta import FILE as DELTA
 from effnlp.model.export import ExportError, export_onnx, load_onnx
 from effnlp.model.storage import Deployed
 from effnlp.record import write_atomically
@@ -128,12 +130,18 @@ def read_package(folder: Path) -> Packaged:
     """Read what :func:`write_package` wrote, or the folder of a run that kept its model.
 
     Raises:
-        ValueError: If the folder is none of these, damaged, or of a newer effnlp.
+        ValueError: If the folder is none of these, damaged, of a newer effnlp, or a delta of another base.
         ModuleNotFoundError: If it holds an ONNX file and onnxruntime is not installed.
     """
     if not (folder / DESCRIPTION).is_file():
         if (folder / WEIGHTS["torch"]).is_file():
             return _of(_load(folder / WEIGHTS["torch"]))
+        if (folder / DELTA).is_file():
+            from effnlp.serving import (
+                load_delta,
+            )  # late: it needs what trains a model, and most folders do not
+
+            return _of(load_delta(folder))
         raise ValueError(
             f"{folder} holds no model ({DESCRIPTION} or {WEIGHTS['torch']}); effnlp pick DIR --into FOLDER writes one"
             if folder.is_dir()

@@ -54,6 +54,8 @@ FAILURES_TO_GIVE_UP = 5
 WAIT_FOR_OTHERS_SECONDS = 3.0
 """Before a trial is tried again that another process still runs."""
 
+KEPT = ("deployed.pt", "delta.safetensors")
+"""What a run keeps of its model."""
 
 ROOM_BYTES = 2**16
 """Less than the record of a trial and the entries of its study need."""
@@ -316,7 +318,8 @@ class _Worker:
             if trial.state == TrialState.COMPLETE and number not in frontier:
                 for replicate in range(self.sweep.seeds):
                     folder = trial_folder(self.folder, number, replicate)
-                    (folder / "deployed.pt").unlink(missing_ok=True)
+                    for name in KEPT:
+                        (folder / name).unlink(missing_ok=True)
 
     # After the trials
 
