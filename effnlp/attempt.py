@@ -4,7 +4,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,16 +49,30 @@ class Attempt:
     reused: dict[str, tuple[str, dict[str, float]]] = field(default_factory=dict)
     is_taken_up: bool = False
 
-    def fetch(self, kind: str, key: str, make: Callable[[Path], None], stage: str = "data") -> Path:
-        """A cached entry, fetched in the open ``stage``: paid by this run if it makes it, else amortised."""
+    def fetch(
+        self,
+        kind: str,
+        key: str,
+        make: Callable[[Path], None],
+        stage: str = "data",
+        amounts: Sequence[str] = AMORTISED,
+    ) -> Path:
+        """A cached entry, fetched in the open ``stage``: paid by this run if it makes it, else amortised.
+
+        Args:
+            amounts: What it keeps of its cost. ``flops`` only where steps of the stage are counted one by one.
+        """
         before = time.perf_counter()
 
         def priced(path: Path) -> dict[str, float]:
             start = self.meter.costs()[stage]
             make(path)
             spent = self.meter.costs()[stage]
-            amounts = {unit: (getattr(spent, unit), getattr(start, unit)) for unit in AMORTISED}
-            return {unit: now - then for unit, (now, then) in amounts.items() if None not in (now, then)}
+            return {
+                unit: now - (getattr(start, unit) or 0.0)
+                for unit in amounts
+                if (now := getattr(spent, unit)) is not None
+            }
 
         entry = fetch(kind, key, priced)
         if entry.cost is None:

@@ -20,6 +20,9 @@ def identity_part(config: Mapping[str, Any]) -> dict[str, Any]:
     task = kept.get("task")
     if isinstance(task, Mapping) and "root" in task:
         kept["task"] = {**task, "root": "local" if task["root"] else "hub"}
+    pretraining = kept.get("pretraining")
+    if isinstance(pretraining, Mapping) and "root" in pretraining:
+        kept["pretraining"] = {key: value for key, value in pretraining.items() if key != "root"}
     evaluation = kept.get("evaluation")
     if isinstance(evaluation, Mapping):
         kept["evaluation"] = {key: value for key, value in evaluation.items() if key != "reference"}

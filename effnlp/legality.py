@@ -105,7 +105,7 @@ def gather(config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequen
     parts = [
         read_choice(group, name, folders)
         for group, name in sorted(chosen.items())
-        if group.startswith("model/")
+        if group.startswith("model/") or group == "pretraining"
     ]
     slots = {
         group.split("/", 1)[1]: name for group, name in chosen.items() if group.startswith("compression/")
@@ -133,7 +133,8 @@ def check(config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequenc
     culprit = remover or model
     why = f"which {label(culprit)} takes away" if remover else f"which {label(model)} does not have"
     unknown = "" if capability in CAPABILITIES else suggest(capability, list(CAPABILITIES))
-    found = ways_out(config, chosen, folders, (step.choice.group, culprit.group))
+    at_odds = [step.choice.group, culprit.group, *(group for group in chosen if group == "pretraining")]
+    found = ways_out(config, chosen, folders, at_odds)
     shown = ", ".join(found[:MOST_WAYS_OUT]) + (", …" if len(found) > MOST_WAYS_OUT else "")
     advice = f"; what would work: {shown}" if found else ""
     raise IllegalCombinationError(

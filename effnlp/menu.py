@@ -37,7 +37,9 @@ CAPABILITIES = {
     "next_tokens": "no token sees one that follows it, so that the next one can be predicted",
     "classes": "the task is to tell classes apart, not to give a number",
     "single_task": "one task is learned, with one head",
-    "pretrained_weights": "weights that were trained before this run",
+    "pretrained_weights": "weights that were trained before it is fine-tuned",
+    "own_tokenizer": "a tokenizer that is learned from texts, and not one that came with the weights",
+    "token_head": "a head that scores tokens, trained with the weights",
 }
 """What a model can have and a method can need or take away: the words of the constants of modules."""
 

@@ -46,6 +46,7 @@ from effnlp.model.classifier import count_params
 from effnlp.model.delta import Taker, delta_bytes
 from effnlp.model.storage import Deployed
 from effnlp.moments import groups_at, methods_of
+from effnlp.pretraining.stage import start_of
 from effnlp.provenance import describe_run
 from effnlp.record import COMPLETED, FAILED, STOPPED, Events, Record
 from effnlp.search.rungs import Rungs
@@ -140,6 +141,7 @@ def _stages(
     steps = check(config, chosen, [conf_dir()] + ([config_dir] if config_dir else []))
     methods = methods_of(config)
     model_choice = instantiate(config["model"], _convert_="all")
+    pretraining = instantiate(config["pretraining"], _convert_="all")
     finetuning = instantiate(config["finetuning"], _convert_="all")
     settings = TrainerSettings(**config["trainer"])
     meter: Meter = instantiate(config["meter"], _convert_="all")
@@ -185,10 +187,13 @@ def _stages(
         )
         attempt.tracker.start(record.identity, config, record.choices, folder)
         closing.append(attempt.tracker)
+        with meter.stage("pretraining"):
+            model_choice, tokenizer = pretraining.learn(start_of(model_choice, config["model"], task, attempt))
         with meter.stage("data", count_flops=True):
             data = prepare_data(
-                task, config["data"]["filter"], config["model"], model_choice, attempt.fetch, companions
-            )
+                task, config["data"]["filter"], config["model"], model_choice, attempt.fetch, companions,
+                tokenizer,
+            )  # fmt: skip
             record.put(data.values())
             if hasattr(finetuning, "read_tasks"):
                 finetuning.read_tasks(data.tasks)

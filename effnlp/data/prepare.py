@@ -3,6 +3,7 @@
 Each result is cached by its content; see :mod:`effnlp.cache`.
 """
 
+import hashlib
 import importlib
 import json
 import logging
@@ -141,6 +142,7 @@ def prepare_data(
     model: ModelChoice,
     fetch: Fetch,
     companions: Sequence[Task] = (),
+    tokenizer: Tokenizer | None = None,
 ) -> Prepared:
     """Filter the training split, learn or load the tokenizer, turn every split into ids.
 
@@ -149,6 +151,7 @@ def prepare_data(
             by itself: a text that two of them share is in both.
         model_config: The config of the group ``model``, for the cache key.
         companions: Tasks that are learned beside it. The tokenizer is learned from the training texts of all.
+        tokenizer: One that is there already, in place of that of ``model``.
 
     Raises:
         ValueError: If the filters leave no training text, or not one of some class that is to be learned.
@@ -157,7 +160,7 @@ def prepare_data(
     filtered = [_filtered(one, filters, fetch) for one in tasks]
     tables = [table for table, _ in filtered]
     train = _joined(tables, [len(one.labels) for one in tasks])
-    tokenizer, encodings, further = _encode(task, train, companions, model_config, model, fetch)
+    tokenizer, encodings, further = _encode(task, train, companions, model_config, model, fetch, tokenizer)
     own = {"train": train, "validation": task.splits["validation"], "test": task.splits["test"]}
     return Prepared(
         task=task,
@@ -246,17 +249,20 @@ def _encode(
     model_config: Mapping[str, Any],
     model: ModelChoice,
     fetch: Fetch,
+    ready: Tokenizer | None,
 ) -> tuple[Tokenizer, dict[str, Encodings], list[Encodings]]:
     """The tokenizer, the ids of each split, and those of the validation split of each companion."""
-    module = str(model_config["_target_"]).rpartition(".")[0]
-    settings = {name: model_config[name] for name in model.tokenizer_keys}
+    module = type(ready).__module__ if ready else str(model_config["_target_"]).rpartition(".")[0]
+    settings: Any = {name: model_config[name] for name in model.tokenizer_keys}
+    if ready is not None:
+        settings = hashlib.sha256(pickle.dumps(ready)).hexdigest()
     code = code_version(module, "effnlp.data.encodings", "effnlp.model.subwords")
     tables = {split: train if split == "train" else task.splits[split] for split in SPLITS}
     tables |= {f"companion-{i}": one.splits["validation"] for i, one in enumerate(companions)}
     others = [table_fingerprint(table) for name, table in tables.items() if name != "train"]
 
     def make(folder: Path) -> None:
-        tokenizer = model.tokenizer(train)
+        tokenizer = ready or model.tokenizer(train)
         for name, table in tables.items():
             pairs = table["text_pair"].tolist() if task.is_pair else None
             tokenizer.encode(table["text"].tolist(), pairs).save(folder / f"{name}.npz")

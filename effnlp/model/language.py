@@ -37,8 +37,32 @@ class TiedHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocabulary_size))
 
     def forward(self, states: Tensor, table: Tensor) -> Tensor:
-        """``states`` (B, T, D) and ``table`` (V, D) to (B, T, V)."""
+        """``states`` (…, D) and ``table`` (V, D) to (…, V)."""
         return nn.functional.linear(states, table, self.bias)
+
+
+class TokenModel(nn.Module):
+    """An encoder with a head that scores tokens, as pre-training leaves them.
+
+    Args:
+        encoder: Gives states (B, T, D), ``states(batch)``, and has the table of the embeddings, ``tokens``.
+        head: Scores tokens from states; a :class:`TiedHead` by that table.
+        predicts_next: Whether the state of a token tells the next one; else it tells the token itself, where that
+            was masked.
+    """
+
+    def __init__(self, encoder: nn.Module, head: nn.Module, predicts_next: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.predicts_next = predicts_next
+
+    def token_scores(self, states: Tensor) -> Tensor:
+        """States (…, D) to the logits of all tokens, (…, V)."""
+        if isinstance(self.head, TiedHead):
+            return self.head(states, self.encoder.tokens.weight)  # type: ignore[union-attr]
+        scores: Tensor = self.head(states)
+        return scores
 
 
 class LanguageModel(nn.Module):

@@ -10,6 +10,9 @@ from effnlp.data.encodings import Encodings
 
 PAD, START, SEPARATOR = "[PAD]", "[CLS]", "[SEP]"
 PAD_ID = 0  # the trainer numbers the special tokens first, in their order
+MASK = "[MASK]"
+MASKS = (MASK, "<mask>")
+"""How tokenizers call the token that stands for one that is to be guessed."""
 
 
 class SubwordTokenizer:
@@ -69,6 +72,34 @@ class SubwordTokenizer:
             [row.type_ids for row in rows] if pairs is not None and self.type_ids else None,
             truncated=sum(bool(row.overflowing) for row in rows),
         )
+
+
+def plain_ids(tokenizer: SubwordTokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of the texts alone: nothing is added, nothing is cut, and the name of a special token is plain text."""
+    backend = Tokenizer.from_str(tokenizer.backend.to_str())
+    backend.no_truncation()
+    backend.encode_special_tokens = True
+    return [row.ids for row in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def with_mask(tokenizer: SubwordTokenizer) -> SubwordTokenizer:
+    """The same tokenizer with one more id, the last one, for a token that is to be guessed."""
+    backend = Tokenizer.from_str(tokenizer.backend.to_str())
+    backend.add_special_tokens([MASK])
+    return SubwordTokenizer(backend, tokenizer.max_length, tokenizer.pad_id, tokenizer.type_ids)
+
+
+def mask_id(tokenizer: SubwordTokenizer) -> int | None:
+    """The id of the token that stands for one that is to be guessed; None if there is none."""
+    found = (tokenizer.backend.token_to_id(name) for name in MASKS)
+    return next((number for number in found if number is not None), None)
+
+
+def special_ids(tokenizer: SubwordTokenizer) -> list[int]:
+    """Ids that stand for no part of a text."""
+    return sorted(
+        number for number, token in tokenizer.backend.get_added_tokens_decoder().items() if token.special
+    )
 
 
 def train_byte_bpe(texts: Iterable[str], vocabulary_size: int, is_lossless: bool = False) -> Tokenizer:

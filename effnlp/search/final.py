@@ -76,7 +76,9 @@ def measure(record: Record, folder: Path, test: bool, latency: bool) -> None:
         raise ValueError(f"the data of task {task.name} changed since trial {folder.name} was trained")
     task = as_learned(task, config["finetuning"])
     companions = load_companions(config["finetuning"], task, cached)
-    data = prepare_data(task, config["data"]["filter"], config["model"], model_choice, cached, companions)
+    data = prepare_data(
+        task, config["data"]["filter"], config["model"], model_choice, cached, companions, deployed.tokenizer
+    )
     hardware = instantiate(config["hardware"], _convert_="all")()
     model = deployed.model.to(hardware.torch_device()).eval()
     settings = config["evaluation"]
