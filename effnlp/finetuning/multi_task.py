@@ -23,7 +23,7 @@ import bisect
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -36,6 +36,9 @@ from effnlp.finetuning.adamw import Descent
 from effnlp.finetuning.judge import Judge
 from effnlp.task.companions import WithTasks, companion_configs
 from effnlp.task.task import Task
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback
 
 PROVIDES = {"build": ("classes",)}
 
@@ -107,6 +110,8 @@ class MultiTask:
         weight_decay: As above.
         warmup_fraction: As above.
         label_smoothing: Probability mass spread over all classes of a task.
+        layer_decay: See :class:`~effnlp.finetuning.adamw.Descent`.
+        gradual_unfreezing: As above.
 
     Raises:
         ValueError: If a value is outside its range, or ``with_tasks`` names what there is not.
@@ -122,6 +127,8 @@ class MultiTask:
         weight_decay: float = 0.01,
         warmup_fraction: float = 0.1,
         label_smoothing: float = 0.0,
+        layer_decay: float = 1.0,
+        gradual_unfreezing: float = 0.0,
     ) -> None:
         companion_configs(with_tasks)
         for name, value, known in (("sampling", sampling, SAMPLINGS), ("weighting", weighting, WEIGHTINGS)):
@@ -129,7 +136,7 @@ class MultiTask:
                 raise ValueError(f"finetuning.{name} must be one of {', '.join(known)}, got {value!r}")
         if not temperature > 0:
             raise ValueError(f"finetuning.temperature must be above 0, got {temperature}")
-        self.descent = Descent(learning_rate, weight_decay, warmup_fraction)
+        self.descent = Descent(learning_rate, weight_decay, warmup_fraction, layer_decay, gradual_unfreezing)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"finetuning.label_smoothing must be in [0, 1), got {label_smoothing}")
         self.label_smoothing, self.weighting = label_smoothing, weighting
@@ -200,6 +207,10 @@ class MultiTask:
     def optimizer(self, model: nn.Module, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
         """AdamW over all parameters, and its schedule."""
         return self.descent.optimizer(model, steps)
+
+    def callbacks(self) -> "list[Callback]":
+        """What freezes and frees layers during the training."""
+        return self.descent.callbacks()
 
     @property
     def judge(self) -> Judge:
