@@ -72,7 +72,9 @@ def key_paths(typed: Mapping[str, str], top: str, folders: Sequence[Path]) -> li
                 choice = read_choice(group, name, folders)
                 package = group.replace("/", ".") + (f".{name}" if isinstance(default, list) else "")
                 found += dotted(choice.keys, package)
-                open_groups += choice.parts.items()
+                open_groups += [
+                    (part, it.split("+") if "+" in it else it) for part, it in choice.parts.items()
+                ]
     return found
 
 

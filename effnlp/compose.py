@@ -17,6 +17,7 @@ from effnlp.menu import (
     conf_dir,
     config_folders,
     groups,
+    read_choice,
     read_yaml,
     stacked_groups,
     suggest,
@@ -86,6 +87,7 @@ def compose(
         folders = config_folders(config_dir)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    refuse_lists(overrides, folders)
     try:
         whole = hydra_compose(
             name, overrides=[*overrides, *search_path(config_dir)], return_hydra_config=True
@@ -181,6 +183,40 @@ def check_groups(chosen: Mapping[str, str], config: Mapping[Any, Any], folders: 
         if group not in chosen or node is None:
             names = choice_names(group, folders)
             raise ConfigError(f"{group} needs a choice: one of {', '.join(names)}")
+    for owner in ("model", "peft"):
+        for group in read_choice(owner, chosen[owner], folders).parts:
+            if group not in chosen:
+                names = choice_names(group, folders)
+                raise ConfigError(f"{owner}={chosen[owner]} needs {group}: one of {', '.join(names)}")
+
+
+def refuse_lists(overrides: Sequence[str], folders: Sequence[Path]) -> None:
+    """A list of choices is for a stack, where each is named once.
+
+    Raises:
+        ConfigError: With how choices of that group are combined, if they can be.
+    """
+    known = groups(folders)
+    for override in overrides:
+        group, _, value = override.partition("=")
+        if group not in known or not re.fullmatch(r"\[.*\]", value.strip()):
+            continue
+        names = [name.strip(" '\"") for name in value.strip()[1:-1].split(",")]
+        if group not in stacked_groups(folders):
+            raise ConfigError(f"{group} takes one choice, got {value}{how_to_combine(group, names, folders)}")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(f"{group} names {twice[0]} twice, in {value}: each acts once")
+
+
+def how_to_combine(group: str, names: Sequence[str], folders: Sequence[Path]) -> str:
+    """The end of a refusal of several choices: which choice of the group combines others; empty if none does."""
+    for choice in choices(group, folders):
+        for part in choice.parts:
+            if part in stacked_groups(folders):
+                known = choice_names(part, folders)
+                combined = [name for name in names if name in known] or choice.parts[part].split("+")
+                return f"; to combine: {group}={choice.name} '{part}=[{','.join(combined)}]'"
+    return f": one of {', '.join(choice_names(group, folders))}"
 
 
 def default_choices(name: str) -> dict[str, Any]:
@@ -217,14 +253,22 @@ def chosen_groups(runtime: Mapping[Any, Any], config: Mapping[str, Any]) -> dict
     found = {
         str(key).partition("@")[0]: str(value)
         for key, value in runtime.items()
-        if not str(key).startswith("hydra/") and value is not None
+        if not str(key).startswith("hydra/") and value is not None and _is_at_home(str(key))
     }
+    of_run = default_choices("run")
     for group in stacked_groups([conf_dir()]):
         node: Any = config
         for part in group.split("/"):
             node = (node or {}).get(part)
-        found[group] = "+".join(node or {"none": None})
+        if node or group in of_run:  # another belongs to a choice that was not made
+            found[group] = "+".join(node or {"none": None})
     return dict(sorted(found.items()))
+
+
+def _is_at_home(key: str) -> bool:
+    """Whether Hydra's key of a choice, ``peft`` or ``peft@peft.parts.lora``, is of the package of its own group."""
+    group, _, package = key.partition("@")
+    return package in ("", group.replace("/", "."))
 
 
 def explain(message: str, overrides: Sequence[str], folders: Sequence[Path]) -> str:

@@ -26,6 +26,10 @@ def identity_part(config: Mapping[str, Any]) -> dict[str, Any]:
     evaluation = kept.get("evaluation")
     if isinstance(evaluation, Mapping):
         kept["evaluation"] = {key: value for key, value in evaluation.items() if key != "reference"}
+    peft = kept.get("peft")
+    if isinstance(peft, Mapping) and isinstance(peft.get("parts"), Mapping):
+        # As pairs: the order in which methods act can change a result, and that of keys is not hashed.
+        kept["peft"] = {**peft, "parts": list(peft["parts"].items())}
     trainer = kept.get("trainer")
     if isinstance(trainer, Mapping):
         kept["trainer"] = {key: value for key, value in trainer.items() if key != "progress"}

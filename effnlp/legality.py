@@ -6,7 +6,7 @@ provide others. Walking through the moments in the order of a run shows whether 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations, permutations, product, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,15 @@ TOLD = ("prepare", "finish")
 
 @dataclass(frozen=True)
 class Step:
-    """One choice acting at one moment."""
+    """One choice acting at one moment.
+
+    Attributes:
+        is_part: Whether it acts inside of the choice before it, which holds it.
+    """
 
     moment: str
     choice: Choice
+    is_part: bool = False
 
 
 def plan(
@@ -41,6 +46,7 @@ def plan(
     order: Sequence[str],
     told: Mapping[str, str] | None = None,
     finetuning: Choice | None = None,
+    peft_parts: Sequence[Choice] = (),
 ) -> list[Step]:
     """The moments of a run in the order in which they come.
 
@@ -50,6 +56,7 @@ def plan(
         told: Slot to the moment at which its method is told to act by its key ``moment``. One that is told to
             ``prepare`` makes the frozen base, so it comes before PEFT, and has nothing left to finish.
         finetuning: What the model is built for: classes, or a number.
+        peft_parts: What ``peft`` combines, in the order in which it acts; at each moment all of them act.
 
     Raises:
         IllegalCombinationError: If ``order`` does not name every slot exactly once, or a slot is told to act
@@ -68,13 +75,21 @@ def plan(
     base = [compression[slot] for slot in order if told.get(slot) == "prepare"]
     late = [compression[slot] for slot in order if told.get(slot) != "prepare"]
     injected = [compression[slot] for slot in order if slot not in told]
+
+    def tuned(moment: str) -> list[Step]:
+        return [Step(moment, peft), *(Step(moment, part, is_part=True) for part in peft_parts)]
+
     return [
         Step("build", model),
         *(Step("build", part) for part in parts),
         *([Step("build", finetuning)] if finetuning else []),
-        *(Step("prepare", choice) for choice in [*base, peft, *injected]),
-        *(Step("during", choice) for choice in [peft, *late]),
-        *(Step("finish", choice) for choice in [peft, *late]),
+        *(Step("prepare", choice) for choice in base),
+        *tuned("prepare"),
+        *(Step("prepare", choice) for choice in injected),
+        *tuned("during"),
+        *(Step("during", choice) for choice in late),
+        *tuned("finish"),
+        *(Step("finish", choice) for choice in late),
     ]
 
 
@@ -115,7 +130,12 @@ def gather(config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequen
     told = {slot: settings[slot]["moment"] for slot in slots if "moment" in (settings.get(slot) or {})}
     peft = read_choice("peft", chosen["peft"], folders)
     finetuning = read_choice("finetuning", chosen.get("finetuning", "classify"), folders)
-    return plan(model, parts, peft, compression, settings.get("order", []), told, finetuning)
+    peft_parts = [
+        read_choice(group, name, folders)
+        for group, default in peft.parts.items()
+        for name in chosen.get(group, default).split("+")
+    ]
+    return plan(model, parts, peft, compression, settings.get("order", []), told, finetuning, peft_parts)
 
 
 def check(config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequence[Path]) -> list[Step]:
@@ -134,6 +154,11 @@ def check(config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequenc
     why = f"which {label(culprit)} takes away" if remover else f"which {label(model)} does not have"
     unknown = "" if capability in CAPABILITIES else suggest(capability, list(CAPABILITIES))
     at_odds = [step.choice.group, culprit.group, *(group for group in chosen if group == "pretraining")]
+    at_odds += [
+        group.partition("/")[0]
+        for group in at_odds
+        if group in read_choice("peft", chosen["peft"], folders).parts
+    ]
     found = ways_out(config, chosen, folders, at_odds)
     shown = ", ".join(found[:MOST_WAYS_OUT]) + (", …" if len(found) > MOST_WAYS_OUT else "")
     advice = f"; what would work: {shown}" if found else ""
@@ -155,12 +180,12 @@ def ways_out(
         Overrides to put in place of those for the same group; several that belong together are joined by
         ``with``.
     """
-    alone = [
-        way
+    of_each = [
+        [way for way in changes(config, chosen, folders, group) if is_legal(config, chosen, folders, (way,))]
         for group in dict.fromkeys(at_odds)
-        for way in changes(config, chosen, folders, group)
-        if is_legal(config, chosen, folders, (way,))
     ]
+    # By turns, so that no group with many choices hides what another offers.
+    alone = [way for turn in zip_longest(*of_each) for way in turn if way is not None]
     order = _legal_order(config, chosen, folders)
     if alone or order:
         return [*([order] if order else []), *map(str, alone)]
@@ -187,14 +212,18 @@ class Change:
         name: The choice, with its own settings.
         moment: When it is told to act; None for a choice that is not told, or acts at its own default.
         note: What else must change on the command line.
+        is_stack: Whether it is a list of choices; ``name`` joins them by ``+``.
     """
 
     group: str
     name: str
     moment: str | None = None
     note: str = ""
+    is_stack: bool = False
 
     def __str__(self) -> str:
+        if self.is_stack:
+            return f"{self.group}=[{self.name.replace('+', ',')}]"
         if self.moment is not None:
             return f"{self.group.replace('/', '.')}.moment={self.moment}"
         return f"{self.group}={self.name}{self.note}"
@@ -203,7 +232,13 @@ class Change:
 def changes(
     config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequence[Path], group: str
 ) -> Iterator[Change]:
-    """Everything else that a group could be."""
+    """Everything else that a group could be; of what is combined, its other orders, or without one of its parts."""
+    combined = read_choice("peft", chosen["peft"], folders).parts
+    if group in combined:
+        names = chosen.get(group, combined[group]).split("+")
+        others = [*permutations(names), *combinations(names, len(names) - 1)]
+        yield from (Change(group, "+".join(o), is_stack=True) for o in others if o and list(o) != names)
+        return
     key = f"{group.replace('/', '.')}.moment"
     here = _moment(config, group)
     for name in choice_names(group, folders):
@@ -225,6 +260,8 @@ def is_legal(
         if way.group == "model":
             chosen = {group: name for group, name in chosen.items() if not group.startswith("model/")}
             chosen |= read_choice("model", way.name, folders).parts
+        if way.group == "peft":
+            chosen = {group: name for group, name in chosen.items() if not group.startswith("peft/")}
         chosen[way.group] = way.name
         if way.group.startswith("compression/"):
             slot = way.group.partition("/")[2]

@@ -12,7 +12,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,9 @@ CAPABILITIES = {
     "token_head": "a head that scores tokens, trained with the weights",
 }
 """What a model can have and a method can need or take away: the words of the constants of modules."""
+
+HERE = "@_here_"
+"""What ends the entry ``/peft@_here_: lora`` of a defaults list: the choice in the package of the config at hand."""
 
 NOT_METHODS = ("run", "sweep", "hydra")
 
@@ -76,7 +79,9 @@ class Choice:
         summary: First line of its module's docstring (of the config's leading comment, if it has no module).
         source: What the docstring names as the paper, or empty.
         keys: The settings that the config itself holds.
-        parts: Groups that the choice owns, with their default: ``model/mixer`` to ``attention``.
+        parts: Groups that the choice owns, with their default: ``model/mixer`` to ``attention``, a stack's joined
+            by ``+``.
+        stands_for: Group and name of the choice that this one is, in another package; None if it is its own.
     """
 
     group: str
@@ -89,6 +94,7 @@ class Choice:
     removes: Capabilities = field(default_factory=dict)
     keys: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
+    stands_for: tuple[str, str] | None = None
 
 
 def groups(folders: Sequence[Path]) -> list[str]:
@@ -114,7 +120,7 @@ def choices(group: str, folders: Sequence[Path]) -> list[Choice]:
 
 
 def read_choice(group: str, name: str, folders: Sequence[Path]) -> Choice:
-    """One choice with what its module says.
+    """One choice with what its module says; one that stands for another has all of that one but the group.
 
     Raises:
         ValueError: If the group has no such choice; names near matches.
@@ -122,7 +128,11 @@ def read_choice(group: str, name: str, folders: Sequence[Path]) -> Choice:
     for folder in folders:
         path = folder / group / f"{name}.yaml"
         if path.is_file():
-            return _parse(path.read_text(encoding="utf-8"), group, name)
+            found = _parse(path.read_text(encoding="utf-8"), group, name)
+            if found.stands_for is None:
+                return found
+            whole = read_choice(*found.stands_for, folders)
+            return replace(whole, group=group, name=name, stands_for=found.stands_for)
     raise ValueError(f"{group} has no choice {name!r}{suggest(name, choice_names(group, folders))}")
 
 
@@ -140,6 +150,8 @@ def _parse(text: str, group: str, name: str) -> Choice:
         ),
         "",
     )
+    entries = [entry for entry in content.get("defaults", ()) if isinstance(entry, dict)]
+    defaults = {str(key): default for entry in entries for key, default in entry.items()}
     said = describe(target) if target else None
     own_module = target is not None and target.rsplit(".", 2)[-2] == name
     return Choice(
@@ -153,11 +165,18 @@ def _parse(text: str, group: str, name: str) -> Choice:
         removes=said.constants.get("REMOVES", {}) if said else {},
         keys=keys,
         parts={
-            f"{group}/{part}": str(default)
-            for entry in content.get("defaults", ())
-            if isinstance(entry, dict)
-            for part, default in entry.items()
+            f"{group}/{part}": "+".join(default) if isinstance(default, list) else str(default)
+            for part, default in defaults.items()
+            if not part.endswith(HERE)
         },
+        stands_for=next(
+            (
+                (key.strip("/").removesuffix(HERE), str(it))
+                for key, it in defaults.items()
+                if key.endswith(HERE)
+            ),
+            None,
+        ),
     )
 
 

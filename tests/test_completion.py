@@ -32,7 +32,7 @@ def complete(line, folder):
     ("line", "expected"),
     [
         ("effnlp ru", ["run"]),
-        ("effnlp run pe", ["peft="]),
+        ("effnlp run pe", ["peft=", "peft/parts="]),
         ("effnlp run peft=", [f"peft={name}" for name in choice_names("peft", [conf_dir()])]),
         ("effnlp run peft=lo", ["peft=lora"]),
         ("effnlp run finetuning.lea", ["finetuning.learning_rate="]),

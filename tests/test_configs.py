@@ -35,7 +35,7 @@ PRESETS = {
 }
 """Settings of a module that others share: ``effnlp/task/preset.py``, ``effnlp/tracking/lightning.py``."""
 
-SETTINGS = ("trainer/", "meter/", "search/")
+SETTINGS = ("trainer/", "meter/", "search/", "peft/parts/")
 """Groups of settings, not of methods: what they configure is no module of the same name."""
 
 

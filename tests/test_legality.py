@@ -117,7 +117,7 @@ def test_a_refusal_names_both_choices_and_what_is_lacking(chosen, moments, both,
 
 def test_full_fine_tuning_of_integers_is_advised_to_round_later_or_to_train_beside_them():
     message = refusal(combination(quantization="int8_weight_only"), quantization="prepare")
-    for way in ("peft=lora", "peft=bitfit", "compression.quantization.moment=finish"):
+    for way in ("peft=bitfit", "peft=combined", "compression.quantization.moment=finish"):
         assert way in message
 
 
@@ -170,7 +170,7 @@ def test_each_way_out_of_every_refusal_is_legal_and_there_always_is_one():
                 if key == "model":
                     changed = {g: n for g, n in changed.items() if not g.startswith("model/")}
                     changed |= read_choice("model", value, CONF).parts
-                changed[key] = value
+                changed[key] = value.strip("[]").replace(",", "+")
                 told.pop(key.rpartition("/")[2], None)
             assert (changed, told) != (chosen, moments)
             assert check(settings_of(changed, **told), changed, CONF), way
@@ -271,6 +271,9 @@ def make(group, name, **changes):
 
     config = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
     config.pop("defaults", None)
+    if (group, name) == ("peft", "combined"):
+        parts = read_choice(group, name, CONF).parts["peft/parts"].split("+")
+        changes = {"parts": {part: make("peft", part) for part in parts}}
     return instantiate({**config, **changes}, _convert_="all")
 
 
@@ -305,7 +308,7 @@ def test_what_is_legal_prepares_learns_finishes_and_answers(combination):
     model, batch = built(chosen)
 
     def acting(moment):
-        return [methods[step.choice.group] for step in steps if step.moment == moment]
+        return [methods[s.choice.group] for s in steps if s.moment == moment and not s.is_part]
 
     prepared = acting("prepare")
     model = method.prepare(prepared, model).train()
