@@ -82,7 +82,7 @@ class Delta:
                 tensors[name] = entry.contiguous()
                 continue
             shapes[name] = entry[sparse.SHAPE]
-            tensors |= {_part(name, part): entry[part] for part in (sparse.MASK, sparse.VALUES)}
+            tensors |= {_part(name, part): value for part, value in sparse.tensors_of(entry).items()}
         header = {"version": VERSION, "packed": shapes, **dataclasses.asdict(self.about)}
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":"))
         with written_whole(path) as file:
@@ -114,7 +114,7 @@ class Delta:
             )
         try:
             packed = {
-                name: {part: tensors.pop(_part(name, part)) for part in (sparse.MASK, sparse.VALUES)}
+                name: {part: tensors.pop(_part(name, part)) for part in _parts(name, tensors)}
                 | {sparse.SHAPE: shape}
                 for name, shape in header.pop("packed").items()
             }
@@ -132,6 +132,12 @@ class Delta:
 def _part(name: str, part: str) -> str:
     """The tensor of a packed entry; no name of a state dict has this sign."""
     return f"{name}|{part}"
+
+
+def _parts(name: str, tensors: Mapping[str, Tensor]) -> list[str]:
+    """The parts into which an entry was packed."""
+    where = sparse.PLACES if _part(name, sparse.PLACES) in tensors else sparse.MASK
+    return [where, sparse.VALUES]
 
 
 def _frozen(value: Any) -> Any:

@@ -53,7 +53,7 @@ def _below(encoder: nn.Module, inside: Mapping[int, int]) -> list[nn.Parameter]:
     outside = [(name, p) for name, p in encoder.named_parameters() if id(p) not in inside]
     family: Any = getattr(encoder, "family", None)
     if family is not None:
-        after = tuple(f"model.{name}." for name in getattr(family, "after", ()))
+        after = tuple(f"model.{name}." for name in family.after)
         return [parameter for name, parameter in outside if not name.startswith(after)]
     first = next(place for place, p in enumerate(encoder.parameters()) if id(p) in inside)
     return [parameter for parameter in list(encoder.parameters())[:first] if id(parameter) not in inside]

@@ -1,6 +1,8 @@
-"""A compact form for tensors with many zeros: one bit an entry, and the values that are not zero.
+"""Compact forms for tensors with many zeros: the values that are not zero, and where they are.
 
-Legend: n entries of a tensor.
+Where they are is a mask of one bit an entry, or, where one in 32 or fewer is left, the place of each.
+
+Legend: n entries of a tensor, s of them zero, w bytes each.
 """
 
 import math
@@ -12,14 +14,15 @@ import torch
 from torch import Tensor
 
 WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-MASK, VALUES, SHAPE = "nonzero_bits", "values", "shape"
+MASK, PLACES, VALUES, SHAPE = "nonzero_bits", "nonzero_places", "values", "shape"
+PLACE_BYTES = 4
 
 
 def pack(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Store each tensor as it is or, where that takes fewer bytes, as a mask and its non-zero values.
+    """Store each tensor as it is or, where that takes fewer bytes, as its non-zero values and where they are.
 
-    Exact to the byte: an entry is zero when all its bits are, so that -0.0 is a value. With s zeros, a tensor
-    of n entries of w bytes takes n / 8 + w (n - s) bytes in place of w n: half of them zero is enough.
+    Exact to the byte: an entry is zero when all its bits are, so that -0.0 is a value. In place of w n bytes a
+    tensor takes w (n - s), and n / 8 for a mask or 4 (n - s) for places: half of them zero is enough.
 
     Args:
         state: What ``state_dict()`` gives.
@@ -43,20 +46,32 @@ def pack_tensor(tensor: Tensor) -> Tensor | dict[str, Any]:
         return tensor
     flat = tensor.detach().cpu().contiguous().flatten()  # (n,)
     nonzero = flat.view(WORDS[flat.element_size()]) != 0  # (n,)
+    left = int(nonzero.sum())
     mask_bytes = math.ceil(flat.numel() / 8)
-    if mask_bytes >= (flat.numel() - int(nonzero.sum())) * flat.element_size():
+    place_bytes = PLACE_BYTES * left if flat.numel() <= torch.iinfo(torch.int32).max else mask_bytes
+    if min(mask_bytes, place_bytes) >= (flat.numel() - left) * flat.element_size():
         return tensor
-    bits = torch.from_numpy(np.packbits(nonzero.numpy()))  # (ceil(n / 8),) uint8
-    return {MASK: bits, VALUES: flat[nonzero], SHAPE: list(tensor.shape)}
+    kept = {VALUES: flat[nonzero], SHAPE: list(tensor.shape)}
+    if place_bytes < mask_bytes:
+        return {PLACES: nonzero.nonzero().squeeze(1).int(), **kept}  # (n - s,)
+    return {MASK: torch.from_numpy(np.packbits(nonzero.numpy())), **kept}  # (ceil(n / 8),) uint8
 
 
 def unpack_tensor(entry: Mapping[str, Any]) -> Tensor:
     """The tensor that :func:`pack_tensor` took apart."""
     size = math.prod(entry[SHAPE])
-    nonzero = torch.from_numpy(np.unpackbits(entry[MASK].numpy(), count=size)).bool()  # (n,)
+    if PLACES in entry:
+        nonzero = entry[PLACES].long()  # (n - s,)
+    else:
+        nonzero = torch.from_numpy(np.unpackbits(entry[MASK].numpy(), count=size)).bool()  # (n,)
     flat = torch.zeros(size, dtype=entry[VALUES].dtype)  # (n,)
     flat[nonzero] = entry[VALUES]
     return flat.view(entry[SHAPE])
+
+
+def tensors_of(entry: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What a packed entry consists of besides its shape, by the name of the part."""
+    return {part: value for part, value in entry.items() if part != SHAPE}
 
 
 def stored_bytes(packed: Mapping[str, Any]) -> int:
@@ -64,6 +79,6 @@ def stored_bytes(packed: Mapping[str, Any]) -> int:
     tensors = [
         part
         for entry in packed.values()
-        for part in ([entry] if isinstance(entry, Tensor) else [entry[MASK], entry[VALUES]])
+        for part in ([entry] if isinstance(entry, Tensor) else tensors_of(entry).values())
     ]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -40,6 +40,19 @@ def test_bytes_are_a_bit_an_entry_and_the_values_that_are_not_zero(dtype, width)
     assert stored_bytes(pack({"w": weight})) == 800 // 8 + 200 * width
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_of_few_values_the_places_are_kept_where_that_is_less_than_a_bit_an_entry(dtype):
+    few, more = with_zeros(dtype, 0.97, (40, 20)), with_zeros(dtype, 0.96, (40, 20))
+    packed = pack({"few": few, "more": more, "none": torch.zeros(40, 20, dtype=dtype)})
+    width = few.element_size()
+    assert stored_bytes({"few": packed["few"]}) == 24 * (4 + width) < 800 // 8 + 24 * width
+    assert stored_bytes({"more": packed["more"]}) == 800 // 8 + 32 * width < 32 * (4 + width)
+    assert stored_bytes({"none": packed["none"]}) == 0
+    for name, back in unpack(packed).items():
+        assert back.dtype == dtype
+        assert torch.equal(back, {"few": few, "more": more, "none": torch.zeros_like(few)}[name])
+
+
 def test_half_of_zeros_is_enough_and_a_dense_tensor_stays_as_it_is():
     dense = torch.rand(10, 10) + 1
     packed = pack({"half": with_zeros(torch.float32, 0.5), "dense": dense, "scalar": torch.tensor(3.0)})

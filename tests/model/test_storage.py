@@ -95,7 +95,7 @@ def test_the_file_is_as_large_as_the_bytes_of_the_model_say(sparsity, quantize, 
     deployed.save(tmp_path / "deployed.pt")
     size = (tmp_path / "deployed.pt").stat().st_size
     beside = bytes_beside_the_weights(deployed, tmp_path / "bare.pt")
-    assert size - beside == pytest.approx(stored_bytes(deployed.model), rel=0.04)
+    assert size - beside == pytest.approx(stored_bytes(deployed.model), rel=0.06)
 
 
 CHANGES = {
