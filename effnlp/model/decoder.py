@@ -21,6 +21,7 @@ PROVIDES = {
         "biases",
         "layer_outputs",
         "uninterrupted_training",
+        "own_tokenizer",
         "next_tokens",
     )
 }
