@@ -17,7 +17,7 @@ def predicted(right, seed, count=300):
     draw = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 3
     answers = torch.where(torch.rand(count, generator=draw) < right, labels, (labels + 1) % 3)
-    return Predictions(2.0 * torch.nn.functional.one_hot(answers, 3).float(), labels)
+    return Predictions.of(2.0 * torch.nn.functional.one_hot(answers, 3).float(), labels)
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_a_run_learns_numbers_and_its_model_gives_them(learn, capsys):
     assert not any("accuracy" in key or "best_score" in key for key in values)
     kept = load_predictions(record.folder)["val"]
     assert kept.logits.shape[1] == 1
-    assert float((kept.logits.squeeze(1) - kept.labels).square().mean()) == pytest.approx(values["val/mse"])
+    assert float(((kept.logits.squeeze(1) - kept.labels) ** 2).mean()) == pytest.approx(values["val/mse"])
     asked = ["the film was high", "the film was low"]
     given, _ = read_package(record.folder).numbers(asked)
     assert 190 < given[1] < given[0] < 240

@@ -106,22 +106,23 @@ def answers(folder: Path) -> dict[str, Answers]:
         FileNotFoundError: If it kept none.
         ValueError: If the file is damaged, or its task has no classes.
     """
-    # torch, which no list needs
+    import torch  # which no list needs
+
     from effnlp.evaluation.predictions import load_predictions
     from effnlp.evaluation.quality.calibration import expected_calibration_error, reliability
 
     found = {}
     for split, kept in load_predictions(folder).items():
-        if kept.labels.is_floating_point() or kept.logits.ndim != 2 or kept.logits.shape[1] < 2:
+        if kept.are_numbers or kept.logits.ndim != 2 or kept.logits.shape[1] < 2:
             raise ValueError(f"{folder} predicts numbers, which have no confusion")
-        shares = kept.logits.softmax(dim=1)  # (N, C)
-        bins = reliability(shares, kept.labels, BINS)
+        shares = torch.from_numpy(kept.logits).softmax(dim=1)  # (N, C)
+        bins = reliability(shares, torch.from_numpy(kept.labels), BINS)
         held = bins.examples > 0
         confidence, accuracy, count = (part[held].tolist() for part in bins)
         reliable = Reliability(confidence, accuracy, [*map(int, count)], expected_calibration_error(bins))
         sure, chosen = shares.max(dim=1)
         found[split] = Answers(
-            kept.labels.numpy(), chosen.numpy(), sure.numpy(), int(shares.shape[1]), reliable
+            kept.labels, chosen.numpy(), sure.numpy(), int(shares.shape[1]), reliable
         )
     return found
 

@@ -4,11 +4,12 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FILE = "predictions.npz"
 
@@ -20,13 +21,23 @@ class Predictions(NamedTuple):
     each text, and ``labels`` are floats, the bytes of it that were read.
     """
 
-    logits: Tensor
-    labels: Tensor
+    logits: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def of(cls, logits: "Tensor", labels: "Tensor | np.ndarray") -> "Predictions":
+        """From what a model gave, wherever it lies."""
+        return cls(logits.detach().float().cpu().numpy(), _widened(np.asarray(labels)))
+
+    @property
+    def are_numbers(self) -> bool:
+        """Whether what is predicted is no class."""
+        return bool(np.issubdtype(self.labels.dtype, np.floating))
 
     @property
     def are_of_language(self) -> bool:
         """Whether they say what texts cost."""
-        return self.labels.is_floating_point() and self.logits.shape[1] == 2
+        return self.are_numbers and self.logits.shape[1] == 2
 
 
 def save_predictions(folder: Path, splits: Mapping[str, Predictions]) -> None:
@@ -70,8 +81,7 @@ def load_predictions(folder: Path) -> dict[str, Predictions]:
             names = sorted({key.partition("/")[0] for key in arrays.files})
             return {
                 name: Predictions(
-                    torch.from_numpy(arrays[f"{name}/logits"].astype(np.float32)),
-                    torch.from_numpy(_widened(arrays[f"{name}/labels"])),
+                    arrays[f"{name}/logits"].astype(np.float32), _widened(arrays[f"{name}/labels"])
                 )
                 for name in names
             }
@@ -83,12 +93,12 @@ LARGEST = float(np.finfo(np.float16).max)
 
 
 def _arrays(name: str, split: Predictions) -> list[tuple[str, np.ndarray]]:
-    logits = split.logits.float().numpy()
-    if split.labels.is_floating_point():
-        labels = split.labels.numpy().astype(np.float32)
+    logits, labels = split
+    if split.are_numbers:
+        labels = labels.astype(np.float32)
     else:
         logits = logits.clip(-LARGEST, LARGEST).astype(np.float16)
-        labels = split.labels.numpy().astype(np.int32)
+        labels = labels.astype(np.int32)
     return [(f"{name}/logits", logits), (f"{name}/labels", labels)]
 
 

@@ -241,15 +241,15 @@ def exemplars(
 
 def _arrays(predictions: "Predictions", reference: "Predictions") -> tuple[Floats, Floats, NDArray[np.int64]]:
     """Logits (N, C) of both, and the true classes (N,)."""
-    if np.issubdtype(np.asarray(predictions.labels).dtype, np.floating):
+    if predictions.are_numbers:
         raise ValueError("a reference is for answers that are one of several classes, got numbers")
-    mine, theirs = (np.asarray(each.logits, dtype=np.float64) for each in (predictions, reference))
+    mine, theirs = (each.logits.astype(np.float64) for each in (predictions, reference))
     if mine.ndim != 2 or mine.shape[1] < 2 or len(mine) == 0:
         raise ValueError(
             f"a reference is for answers that are one of several classes, got logits {mine.shape}"
         )
-    truth = np.asarray(predictions.labels, dtype=np.int64)
-    if mine.shape != theirs.shape or not np.array_equal(truth, np.asarray(reference.labels)):
+    truth = predictions.labels
+    if mine.shape != theirs.shape or not np.array_equal(truth, reference.labels):
         raise ValueError(
             f"predictions are not of the same examples: {mine.shape[0]} of {mine.shape[1]} classes, the reference "
             f"has {theirs.shape[0]} of {theirs.shape[1]}{'' if mine.shape != theirs.shape else ' with other labels'}"

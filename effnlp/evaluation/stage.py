@@ -45,7 +45,7 @@ def evaluate(deployed: Deployed, data: Prepared, config: Mapping[str, Any], atte
         deployed=deployed,
         task=data.task,
         train=data.train,
-        logits={SPLITS[prefix]: split.logits for prefix, split in predicted.items()},
+        logits={SPLITS[prefix]: torch.from_numpy(split.logits) for prefix, split in predicted.items()},
         predict=lambda examples: predict(deployed.model, examples, settings["batch_size"], gauge),
         meter=attempt.meter,
         fetch=functools.partial(attempt.fetch, stage="evaluation"),
@@ -91,9 +91,9 @@ def measure(
     gauge = gauge_of(model, attempt)
     for prefix in splits:
         examples = data.examples[SPLITS[prefix]]
-        labels = torch.tensor(examples.labels)
-        predicted[prefix] = Predictions(predict(model, examples, settings["batch_size"], gauge), labels)
-        scores = score(*predicted[prefix], data.task.labels, settings["quality"])
+        logits = predict(model, examples, settings["batch_size"], gauge)
+        predicted[prefix] = Predictions.of(logits, examples.labels)
+        scores = score(logits, torch.tensor(examples.labels), data.task.labels, settings["quality"])
         if any(not math.isfinite(value) for value in scores.values.values()):
             raise DivergedError(scores.values.get("loss", math.nan), step, SPLITS[prefix])
         placed = scores.under(prefix)

@@ -41,8 +41,8 @@ class Answers:
 
 def example_scores(predictions: Predictions) -> dict[str, Floats]:
     """Score of each example, (N,), by the name of the key that is its mean."""
-    logits = np.asarray(predictions.logits, dtype=np.float64)
-    labels = np.asarray(predictions.labels)
+    logits = predictions.logits.astype(np.float64)
+    labels = predictions.labels
     if predictions.are_of_language:
         nats, tokens = logits.T  # (N,) each
         # Shares of a ratio of sums, so that the mean over texts is what the record has.
@@ -85,7 +85,7 @@ def answers_of(a: Side, b: Side) -> list[Answers]:
         keys = [key for key in measured[0] if all(key in values for values in measured)]
         values = {key: math.fsum(values[key] for values in measured) / len(measured) for key in keys}
         own = [each[split] for each in a.predictions[:MOST_PAIRS] if split in each]
-        among = [float((x.logits.argmax(1) != y.logits.argmax(1)).float().mean())
+        among = [float((x.logits.argmax(1) != y.logits.argmax(1)).mean())
                  for x, y in itertools.pairwise(own) if _are_of_the_same(x, y)]  # fmt: skip
         found.append(Answers(split, len(both), values, math.fsum(among) / len(among) if among else None))
     return found
@@ -94,4 +94,4 @@ def answers_of(a: Side, b: Side) -> list[Answers]:
 def _are_of_the_same(x: Predictions, y: Predictions) -> bool:
     if x.are_of_language or y.are_of_language:
         return False
-    return x.logits.shape == y.logits.shape and x.logits.shape[1] > 1 and bool((x.labels == y.labels).all())
+    return x.logits.shape == y.logits.shape and x.logits.shape[1] > 1 and np.array_equal(x.labels, y.labels)

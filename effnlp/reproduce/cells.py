@@ -137,7 +137,7 @@ class Examples(Mapping[str, Sequence[float]]):
         from effnlp.evaluation.predictions import load_predictions
 
         told = load_predictions(self.folders[seed])[self.split]
-        right: list[float] = (told.logits.argmax(dim=1) == told.labels).float().tolist()
+        right: list[float] = (told.logits.argmax(axis=1) == told.labels).astype(float).tolist()
         return right
 
     def __iter__(self) -> Iterator[str]:

@@ -87,12 +87,12 @@ def measure(record: Record, folder: Path, test: bool, latency: bool) -> None:
             if test:
                 gauge = MeterGauge(meter, quiet, getattr(model, "data_dependent_compute", False))
                 examples = data.examples["test"]
-                labels = torch.tensor(examples.labels)
-                found = Predictions(predict(model, examples, settings["batch_size"], gauge), labels)
-                scores = score(*found, task.labels, settings["quality"]).under("test")
+                logits = predict(model, examples, settings["batch_size"], gauge)
+                truth = torch.tensor(examples.labels)
+                scores = score(logits, truth, task.labels, settings["quality"]).under("test")
                 record.put(scores.values, scores.absent)
                 record.notes |= scores.notes
-                save_predictions(folder, {"test": found})
+                save_predictions(folder, {"test": Predictions.of(logits, examples.labels)})
                 compare_again(record, folder, task.labels)
             if latency:
                 measured = measure_use(

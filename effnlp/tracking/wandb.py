@@ -193,21 +193,21 @@ PREDICTIONS = 200
 
 def predictions_table(folder: Path, record: Record) -> Any:
     """What a completed run predicted on validation, as a table of W&B; None if it kept no predictions of classes."""
-    from effnlp.evaluation.predictions import (
-        load_predictions,
-    )  # with torch, which the parent of a sweep does without
+    from scipy.special import softmax
+
+    from effnlp.evaluation.predictions import load_predictions
     from effnlp.evaluation.requests import spread
-    from effnlp.evaluation.subject import probabilities
 
     try:
-        logits, labels = load_predictions(folder)["val"]
+        predictions = load_predictions(folder)["val"]
     except (FileNotFoundError, KeyError):
         return None
-    if record.status != COMPLETED or logits.shape[1] < 2 or labels.is_floating_point():
+    logits, labels = predictions
+    if record.status != COMPLETED or logits.shape[1] < 2 or predictions.are_numbers:
         return None
     import wandb
 
-    sure = probabilities(logits)
+    sure = softmax(logits, axis=1)
     names = record.notes.get("labels") or [str(index) for index in range(logits.shape[1])]
     columns = [
         "position",

@@ -74,7 +74,9 @@ class Folder:
 
     def predictions(self, name: str, logits: list[list[float]], labels: list[int]) -> None:
         """What a run answered on validation."""
-        save_predictions(self.root / name, {"val": Predictions(torch.tensor(logits), torch.tensor(labels))})
+        save_predictions(
+            self.root / name, {"val": Predictions.of(torch.tensor(logits), torch.tensor(labels))}
+        )
 
 
 @pytest.fixture

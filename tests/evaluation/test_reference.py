@@ -28,7 +28,7 @@ def answering(answers, truth, sure=4.0):
     """Predictions with these answers; ``sure`` is the logit of each answer, one for all or one each."""
     logits = torch.zeros(len(answers), 3)
     logits[torch.arange(len(answers)), torch.tensor(answers)] = torch.as_tensor(sure, dtype=torch.float32)
-    return Predictions(logits, torch.tensor(truth))
+    return Predictions.of(logits, torch.tensor(truth))
 
 
 TRUTH = [0, 0, 0, 0, 1, 1, 1, 2]
@@ -64,13 +64,13 @@ def test_changed_answers_are_found_where_they_are():
 def test_shares_of_places_that_make_up_the_whole_add_up_to_the_overall_share():
     draw = torch.Generator().manual_seed(0)
     truth = torch.randint(3, (200,), generator=draw)
-    one, other = (Predictions(torch.randn(200, 3, generator=draw), truth) for _ in range(2))
+    one, other = (Predictions.of(torch.randn(200, 3, generator=draw), truth) for _ in range(2))
     values = against(one, other, LABELS).values
     counts = np.bincount(truth) / 200
     assert sum(
         values[f"changed/class/{n}"] * c for n, c in zip(LABELS, counts, strict=True)
     ) == pytest.approx(values["changed"])
-    right = float((other.logits.argmax(1) == truth).float().mean())
+    right = float((other.logits.argmax(1) == truth.numpy()).mean())
     both = values["changed/reference_right"] * right + values["changed/reference_wrong"] * (1 - right)
     assert both == pytest.approx(values["changed"])
     assert 0 < values["changed"] < 1
@@ -79,7 +79,7 @@ def test_shares_of_places_that_make_up_the_whole_add_up_to_the_overall_share():
 def test_accuracy_may_stay_while_answers_change():
     after = answering([0, 0, 1, 0, 1, 1, 1, 2], TRUTH)
     before = answering([0, 1, 0, 0, 1, 1, 1, 2], TRUTH)
-    accuracies = [float((p.logits.argmax(1) == p.labels).float().mean()) for p in (before, after)]
+    accuracies = [float((p.logits.argmax(1) == p.labels).mean()) for p in (before, after)]
     assert accuracies[0] == accuracies[1]
     assert against(after, before, LABELS).values["changed"] == 2 / 8
 
@@ -128,7 +128,7 @@ def test_classes_without_examples_and_without_a_rarest_are_absent_with_the_reaso
     [
         (answering([0, 1], [0, 1]), "8 of 3 classes, the reference has 2 of 3"),
         (answering(TRUTH, [0] * 8), "with other labels"),
-        (Predictions(torch.zeros(8, 2), torch.tensor(TRUTH)), "the reference has 8 of 2"),
+        (Predictions.of(torch.zeros(8, 2), torch.tensor(TRUTH)), "the reference has 8 of 2"),
     ],
 )
 def test_predictions_of_other_examples_are_refused(other, message):
@@ -137,7 +137,7 @@ def test_predictions_of_other_examples_are_refused(other, message):
 
 
 def test_scores_that_are_no_classes_are_refused():
-    single = Predictions(torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64))
+    single = Predictions.of(torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="one of several classes"):
         against(single, single, LABELS)
 
@@ -163,7 +163,7 @@ def test_a_run_is_compared_with_its_reference(pair):
     assert 0 < values["reference/val/label_loyalty"] < 1
     assert values["reference/val/changed"] == pytest.approx(1 - values["reference/val/label_loyalty"])
     mine, theirs = (load_predictions(run.folder)["val"].logits.argmax(1) for run in (brief, whole))
-    assert values["reference/val/changed"] == pytest.approx(float((mine != theirs).float().mean()))
+    assert values["reference/val/changed"] == pytest.approx(float((mine != theirs).mean()))
     note = brief.notes["reference"]
     assert note["config_hash"] == whole.identity["config_hash"]
     assert note["val"]["count"] == int((mine != theirs).sum())

@@ -1,8 +1,7 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
+from effnlp.evaluation.predictions import Predictions
 from effnlp.report.changed import FILE, MOST_CLASSES, compared, recorded
 from effnlp.report.read import Loaded
 from effnlp.report.summary import section
@@ -67,7 +66,7 @@ def test_the_frontier_is_compared_with_its_best_by_stored_predictions(of):
         run = next(c for c in made.frontier if c.runs[0].folder == folder)
         if run.choices["model"] == "bag_of_ngrams":
             raise FileNotFoundError(folder)
-        return {"val": SimpleNamespace(logits=logits if run is made.frontier[0] else other, labels=labels)}
+        return {"val": Predictions(logits=logits if run is made.frontier[0] else other, labels=labels)}
 
     (table,) = compared(made, load)
     (row,) = table.rows
@@ -82,7 +81,7 @@ def test_predictions_of_other_examples_are_left_out(of):
 
     def load(folder):
         many = 4 if folder == made.frontier[0].runs[0].folder else 5
-        return {"val": SimpleNamespace(logits=np.eye(many, 2), labels=np.arange(many) % 2)}
+        return {"val": Predictions(logits=np.eye(many, 2), labels=np.arange(many) % 2)}
 
     assert len(made.frontier) == 2
     assert compared(made, load) == []

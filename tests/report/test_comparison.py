@@ -45,7 +45,7 @@ def predicted(right, count=400, seed=0, sure=3.0):
     draw = torch.Generator().manual_seed(seed)
     labels = torch.randint(2, (count,), generator=torch.Generator().manual_seed(99))
     answers = torch.where(torch.rand(count, generator=draw) < right, labels, 1 - labels)
-    return Predictions(sure * torch.nn.functional.one_hot(answers, 2).float(), labels)
+    return Predictions.of(sure * torch.nn.functional.one_hot(answers, 2).float(), labels)
 
 
 def answering(label, predictions, **more):
@@ -149,18 +149,18 @@ def test_single_runs_have_the_intervals_of_their_repeats():
 
 def test_runs_with_predictions_are_paired_by_example():
     before = predicted(0.8, seed=1)
-    better = Predictions(before.logits.clone(), before.labels)
-    wrong = (before.logits.argmax(1) != before.labels).nonzero().flatten()[:12]
-    better.logits[wrong] = better.logits[wrong].flip(1)
+    better = Predictions(before.logits.copy(), before.labels)
+    wrong = np.flatnonzero(before.logits.argmax(1) != before.labels)[:12]
+    better.logits[wrong] = better.logits[wrong, ::-1]
     a, b = answering("a", [before]), answering("b", [better])
     found = row(a, b, "val/accuracy")
     assert found.difference.how == "bootstrap over examples"
     assert found.difference.n == 400
     assert found.difference.mean == pytest.approx(12 / 400)
     assert found.verdict == "better"
-    right = (better.logits.argmax(1) == better.labels).roll(57)  # as good, at other examples
-    answers = torch.where(right, better.labels, 1 - better.labels)
-    other = Predictions(3.0 * torch.nn.functional.one_hot(answers, 2).float(), better.labels)
+    right = np.roll(better.logits.argmax(1) == better.labels, 57)  # as good, at other examples
+    answers = np.where(right, better.labels, 1 - better.labels)
+    other = Predictions(3.0 * np.eye(2, dtype=np.float32)[answers], better.labels)
     far = row(a, answering("b", [other]), "val/accuracy")
     assert far.difference.mean == pytest.approx(12 / 400)
     assert far.verdict == "undecided"
@@ -190,9 +190,9 @@ def test_predictions_of_other_texts_or_that_do_not_make_up_the_value_are_not_use
 
 def test_losses_and_squared_errors_of_examples_have_the_recorded_means():
     found = predicted(0.7)
-    loss = torch.nn.functional.cross_entropy(found.logits, found.labels)
+    loss = torch.nn.functional.cross_entropy(*map(torch.from_numpy, found))
     assert example_scores(found)["loss"].mean() == pytest.approx(float(loss))
-    numbers = Predictions(torch.tensor([[1.0], [2.0]]), torch.tensor([0.0, 4.0]))
+    numbers = Predictions.of(torch.tensor([[1.0], [2.0]]), torch.tensor([0.0, 4.0]))
     assert example_scores(numbers)["mse"].tolist() == [1.0, 4.0]
 
 
@@ -201,9 +201,9 @@ def test_changed_answers_are_shown_beside_those_that_seeds_change():
     b = answering("b", [predicted(0.6, seed=7 + i) for i in range(2)])
     found = compare(a, b, ["val/accuracy"]).answers[0]
     firsts = [each["val"].logits.argmax(1) for each in (*a.predictions, *b.predictions)]
-    changed = np.mean([float((firsts[i] != firsts[i + 2]).float().mean()) for i in range(2)])
+    changed = np.mean([float((firsts[i] != firsts[i + 2]).mean()) for i in range(2)])
     assert found.values["changed"] == pytest.approx(changed)
-    assert found.among_a == pytest.approx(float((firsts[0] != firsts[1]).float().mean()))
+    assert found.among_a == pytest.approx(float((firsts[0] != firsts[1]).mean()))
     assert found.pairs == 2
     text = " ".join(answers_in_words(found, "a"))
     assert "between seeds of a" in text

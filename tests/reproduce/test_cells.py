@@ -97,7 +97,7 @@ def test_examples_are_right_or_wrong_and_make_up_the_accuracy(tmp_path):
     accuracy = float(right.mean())
     made = run("full", "0", tmp_path, val_accuracy=accuracy, test_accuracy=0.1)
     bare = run("full", "1", tmp_path, val_accuracy=0.5)
-    save_predictions(made.folder, {"val": Predictions(logits, labels)})
+    save_predictions(made.folder, {"val": Predictions.of(logits, labels)})
     [cell] = from_runs("full", ACCURACY, [made, bare])
     assert set(cell.examples) == {"0"}
     assert cell.examples["0"] == right.tolist()

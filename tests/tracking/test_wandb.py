@@ -102,7 +102,7 @@ def media_of(run_folder, name):
 
 def test_the_table_of_predictions_says_of_each_what_was_right(record, tmp_path):
     logits = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]])
-    save_predictions(tmp_path, {"val": Predictions(logits, torch.tensor([0, 1, 1]))})
+    save_predictions(tmp_path, {"val": Predictions.of(logits, torch.tensor([0, 1, 1]))})
     record.notes["labels"] = ["no", "yes"]
     tracker = WandbTracker()
     tracker.start(IDENTITY, CONFIG, CHOICES, tmp_path)
