@@ -10,6 +10,7 @@ provides neither ``both_directions`` nor ``next_tokens``. What needs one of them
 """
 
 import logging
+import re
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -145,7 +146,10 @@ class Pretrained:
                     f"gradient_checkpointing: {type(model).__name__} cannot do it; set it to false"
                 )
             # Not reentrant: the other way gives no gradients where the input of a layer needs none.
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            enable = (
+                getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            )
+            enable({"use_reentrant": False})
         encoder = PretrainedEncoder(model, self.pooling, self.roles, self.checkpoint)
         parameter: Any
         for parameter in encoder.parameters():
@@ -169,9 +173,18 @@ class Pretrained:
         options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
         if self.attn_implementation is not None:
             options["attn_implementation"] = self.attn_implementation
-        model, found = self.checkpoint.load_weights(
-            AutoModelForTextEncoding if encodes else AutoModel, **options
-        )
+        try:
+            model, found = self.checkpoint.load_weights(
+                AutoModelForTextEncoding if encodes else AutoModel, **options
+            )
+        except ValueError as error:
+            said = str(error.__cause__)
+            if self.attn_implementation is not None and re.search("attention|attn", said, re.IGNORECASE):
+                raise ValueError(
+                    f"attn_implementation={self.attn_implementation}: {self.name} cannot compute attention so; "
+                    f"every model can by eager, and null leaves it to the library, which says: {said}"
+                ) from error
+            raise
         missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
         if missing:
             raise ValueError(

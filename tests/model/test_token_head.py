@@ -24,7 +24,7 @@ def library(tiny):
 def test_scores_are_those_of_the_library(each_tiny_family):
     tiny = each_tiny_family
     if tiny.name == "t5":
-        pytest.skip("its encoder predicts no tokens")
+        pytest.skip("the encoder alone predicts no tokens")
     batch, encoder = tiny.batch(TEXTS), tiny.model.encoder
     head = tiny.choice.with_token_head(tiny.model)
     expected = library(tiny)(**{name: batch[name] for name in encoder.inputs if name in batch}).logits
@@ -61,6 +61,11 @@ def test_a_checkpoint_without_the_head_says_which_weights_it_lacks(tiny_family, 
         ValueError, match=r"holds no head that predicts a masked token: it lacks \d of its weights, cls"
     ):
         token_head_of(bare.encoder)
+
+
+def test_minilm_has_no_head_left(minilm):
+    with pytest.raises(ValueError, match="minilm holds no head that predicts a masked token: it lacks"):
+        token_head_of(minilm.model.encoder)
 
 
 def test_an_encoder_that_predicts_no_tokens_is_refused(tiny_family, make_classifier):
