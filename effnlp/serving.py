@@ -33,7 +33,7 @@ NEEDED = ("model", "pretraining", "finetuning", "peft", "compression", "seed", "
 def about(config: Mapping[str, Any], steps: Sequence[Step], task: Task) -> dict[str, Any]:
     """What a delta says of its run (:class:`~effnlp.model.delta.About`), but for the digests."""
     return {
-        "config": {key: config[key] for key in NEEDED if key in config},
+        "config": {key: _without_start(config[key]) for key in NEEDED if key in config},
         "prepare": tuple(groups_at(steps, "prepare")),
         "finish": tuple(groups_at(steps, "finish")),
         "task": task.name,
@@ -41,6 +41,13 @@ def about(config: Mapping[str, Any], steps: Sequence[Step], task: Task) -> dict[
         "classes": len(task.labels) or 1,
         "is_pair": task.is_pair,
     }
+
+
+def _without_start(node: Any) -> Any:
+    """Settings without the adapter from which a training began: the delta has all of what came of it."""
+    if isinstance(node, Mapping):
+        return {key: None if key == "start" else _without_start(value) for key, value in node.items()}
+    return node
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,15 @@ Legend: I width in, O width out.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from effnlp.method import note
 from effnlp.model.surgery import encoder_of, layers_in_roles, replace_layers
+from effnlp.peft.exchange import read_adapter
 from effnlp.peft.freezing import freeze_all_but_head
 
 REQUIRES = {"prepare": ("linear_layers",)}
@@ -25,6 +28,9 @@ class ScaledLinear(nn.Module):
         base: The frozen layer: an ``nn.Linear``, or an integer layer with ``in_features``, ``out_features``.
         scales_input: Whether l multiplies what the layer reads.
     """
+
+    in_peft: ClassVar[dict[str, str]] = {"ia3_l": "scale"}
+    """The name of the parameter in the format of the package peft, to ours."""
 
     def __init__(self, base: nn.Module, scales_input: bool) -> None:
         super().__init__()
@@ -58,6 +64,7 @@ class IA3:
     Args:
         targets: Roles of linear layers whose outputs are scaled.
         feedforward_targets: Roles of linear layers whose inputs are scaled.
+        start: A folder with an adapter in the format of the package peft, from which the training begins.
 
     Raises:
         ValueError: If no role is named, or one is in both.
@@ -67,6 +74,7 @@ class IA3:
         self,
         targets: Sequence[str] = ("key", "value"),
         feedforward_targets: Sequence[str] = ("feedforward_down",),
+        start: str | None = None,
     ) -> None:
         for name, roles in (("targets", targets), ("feedforward_targets", feedforward_targets)):
             if isinstance(roles, str):
@@ -76,19 +84,23 @@ class IA3:
         if both := sorted(set(targets) & set(feedforward_targets)):
             raise ValueError(f"the role {both[0]!r} is in targets and in feedforward_targets: scale it once")
         self.targets, self.feedforward_targets = tuple(targets), tuple(feedforward_targets)
+        self.start = start
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Wrap the layers in the targeted roles and freeze the rest, in place.
 
         Raises:
-            ValueError: If the encoder has no layer in one of the roles.
+            ValueError: If the encoder has no layer in one of the roles, or ``start`` is not of these layers.
         """
         encoder = encoder_of(model)
         of_output = layers_in_roles(encoder, self.targets)
         of_input = layers_in_roles(encoder, self.feedforward_targets)
         freeze_all_but_head(model)
         model = replace_layers(model, of_output, lambda base: ScaledLinear(base, scales_input=False))
-        return replace_layers(model, of_input, lambda base: ScaledLinear(base, scales_input=True))
+        model = replace_layers(model, of_input, lambda base: ScaledLinear(base, scales_input=True))
+        if self.start is not None:
+            read_adapter(model, Path(self.start), ScaledLinear)
+        return model
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Merge into float layers, which become plain again; beside integer layers the scales stay."""

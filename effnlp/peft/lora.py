@@ -7,6 +7,8 @@ Legend: r rank, I width in, O width out.
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch.nn.functional import linear
 
 from effnlp.method import note
 from effnlp.model.surgery import encoder_of, layers_in_roles, replace_layers
+from effnlp.peft.exchange import read_adapter
 from effnlp.peft.freezing import freeze_all_but_head
 
 REQUIRES = {"prepare": ("linear_layers",)}
@@ -32,6 +35,9 @@ class LoRALinear(nn.Module):
     Raises:
         ValueError: If ``rank`` is not between 1 and the smaller width, or ``dropout`` outside [0, 1).
     """
+
+    in_peft: ClassVar[dict[str, str]] = {"lora_A.weight": "a", "lora_B.weight": "b"}
+    """The names of the parameters in the format of the package peft, to ours."""
 
     def __init__(self, base: nn.Module, rank: int, alpha: float, dropout: float = 0.0) -> None:
         super().__init__()
@@ -94,6 +100,7 @@ class LoRA:
         alpha: The change is scaled by ``alpha / rank``.
         dropout: Rate on what the change reads, in [0, 1).
         targets: Roles of linear layers (``query``, ``value``, ``feedforward_up`` …).
+        start: A folder with an adapter in the format of the package peft, from which the training begins.
 
     Raises:
         ValueError: If a value is outside its range, or ``targets`` is empty.
@@ -105,6 +112,7 @@ class LoRA:
         alpha: float = 16.0,
         dropout: float = 0.0,
         targets: Sequence[str] = ("query", "value"),
+        start: str | None = None,
     ) -> None:
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
@@ -115,16 +123,20 @@ class LoRA:
         if isinstance(targets, str) or not targets:
             raise ValueError(f"targets must be a list with at least one role, got {targets!r}")
         self.rank, self.alpha, self.dropout, self.targets = rank, alpha, dropout, tuple(targets)
+        self.start = start
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Wrap the layers in the targeted roles and freeze the rest, in place.
 
         Raises:
-            ValueError: If the encoder has no layer in one of the roles.
+            ValueError: If the encoder has no layer in one of the roles, or ``start`` is not of these layers.
         """
         layers = layers_in_roles(encoder_of(model), self.targets)
         freeze_all_but_head(model)
-        return replace_layers(model, layers, self._wrap)
+        model = replace_layers(model, layers, self._wrap)
+        if self.start is not None:
+            read_adapter(model, Path(self.start), LoRALinear)
+        return model
 
     def _wrap(self, base: nn.Module) -> LoRALinear:
         return LoRALinear(base, self.rank, self.alpha, self.dropout)
