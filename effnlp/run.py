@@ -1,6 +1,7 @@
 """One run, start to end: a straight line of stages, metered from outside."""
 
 import dataclasses
+import functools
 import logging
 import shutil
 import traceback
@@ -19,7 +20,7 @@ from effnlp.at_rungs import AtRungs, ToldError
 from effnlp.attempt import Attempt, run_key
 from effnlp.data.prepare import Prepared, as_learned, load_companions, load_task, prepare_data
 from effnlp.ending import complete, end_at_rung, fail, reason_of
-from effnlp.evaluation.companions import evaluate_companions, shared_sizes
+from effnlp.evaluation.companions import evaluate_companions
 from effnlp.evaluation.evaluate import (
     ask_to_refuse,
     refuse_sets,
@@ -46,6 +47,7 @@ from effnlp.model.classifier import count_params
 from effnlp.model.delta import Taker, delta_bytes
 from effnlp.model.storage import Deployed
 from effnlp.moments import groups_at, methods_of
+from effnlp.posing import pose, refuse_idle, trains, with_token_head
 from effnlp.pretraining.stage import start_of
 from effnlp.provenance import describe_run
 from effnlp.record import COMPLETED, FAILED, STOPPED, Events, Record
@@ -143,6 +145,7 @@ def _stages(
     model_choice = instantiate(config["model"], _convert_="all")
     pretraining = instantiate(config["pretraining"], _convert_="all")
     finetuning = instantiate(config["finetuning"], _convert_="all")
+    refuse_idle(finetuning, steps)
     settings = TrainerSettings(**config["trainer"])
     meter: Meter = instantiate(config["meter"], _convert_="all")
     attempt = Attempt(
@@ -188,7 +191,9 @@ def _stages(
         attempt.tracker.start(record.identity, config, record.choices, folder)
         closing.append(attempt.tracker)
         with meter.stage("pretraining"):
-            model_choice, tokenizer = pretraining.learn(start_of(model_choice, config["model"], task, attempt))
+            model_choice, tokenizer = pretraining.learn(
+                start_of(model_choice, config["model"], task, attempt)
+            )
         with meter.stage("data", count_flops=True):
             data = prepare_data(
                 task, config["data"]["filter"], config["model"], model_choice, attempt.fetch, companions,
@@ -196,18 +201,24 @@ def _stages(
             )  # fmt: skip
             record.put(data.values())
             if hasattr(finetuning, "read_tasks"):
-                finetuning.read_tasks(data.tasks)
+                finetuning.read_tasks(data.tasks, data.tokenizer)
         with meter.stage("pretraining", count_flops=True):
             torch.manual_seed(int(config["seed"]["init"]))
             model: nn.Module = model_choice.build(data.tokenizer, data.classes)
+            if getattr(finetuning, "wants_token_head", False):
+                model = with_token_head(model_choice, model)
             if hasattr(finetuning, "with_head"):
                 model = finetuning.with_head(model)
+        with meter.stage("finetuning"):
+            model, data = pose(finetuning, model, data, config, attempt)
         taker = Taker(is_wanted=config["keep_model"])
         with meter.stage("compression"):
             taker.built(model)
         prepared = [methods[group] for group in groups_at(steps, "prepare")]
         with meter.stage("finetuning"):
             model = method.prepare(prepared, model)
+            if not trains(finetuning):
+                model.requires_grad_(False)
             record.put({"model/trainable_params": count_params(model, trainable_only=True)})
             with meter.aside("compression"):
                 taker.prepared(model)
@@ -215,8 +226,11 @@ def _stages(
             at_rungs = (
                 AtRungs(rungs, model, finishing, taker.trainable, data, config, attempt) if rungs else None
             )
-            fitted = _finetune(model, prepared, data, config, finetuning, settings, attempt, at_rungs)
-            record.put(_fit_values(fitted, _judge(finetuning)))
+            if trains(finetuning):
+                fitted = _finetune(model, prepared, data, config, finetuning, settings, attempt, at_rungs)
+                record.put(_fit_values(fitted, _judge(finetuning)))
+            else:
+                record.put({"train/steps": 0.0})
         with meter.stage("compression", count_flops=True):
             taker.trained(model)
             model = method.settle(finishing, model)
@@ -228,13 +242,13 @@ def _stages(
         deployed = Deployed(model, data.tokenizer, () if task.is_language else task.labels, task.is_pair)
         with meter.stage("evaluation"):
             evaluate(deployed, data, config, attempt)
-            if data.companions:
-                gauge = gauge_of(deployed.model, attempt)
-                record.put(shared_sizes(deployed.model, finetuning.heads))
-                others = evaluate_companions(
-                    deployed.model, finetuning.heads, data, config["evaluation"], gauge
-                )
-                record.put(others.under("val").values, others.under("val").absent)
+            if hasattr(finetuning, "answering"):
+                sizes = finetuning.sizes(model)
+                record.put({f"model/{name}": value for name, value in sizes.items()})
+                gauge = gauge_of(model, attempt)
+                answering = functools.partial(finetuning.answering, model)
+                others = evaluate_companions(answering, data, config["evaluation"], gauge).under("val")
+                record.put(others.values, others.absent)
     record.notes["data/filter"] = dict(data.reasons)
     return complete(deployed, config, attempt, delta)
 

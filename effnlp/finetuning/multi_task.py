@@ -8,11 +8,9 @@ head. The tasks of ``with_tasks`` are learned beside it; their quality is in the
 
 - **Data.** The training texts of all tasks stand one after another, each task filtered by itself. The classes are
   counted on from task to task, so that a label says its task, and no batch needs a further field.
-- **Batches.** A batch holds one task. A task gets a share of all batches, exact but for rounding, in a random order;
-  within a task ``data/order`` orders the texts as it would in a run of its own. The whole order is a list made at
-  once, so that a run is taken up in its middle. Unlike the paper, which draws the task of each batch.
-- **Epochs.** An epoch is as many batches as the texts of all tasks make. With ``sampling=proportional`` each text
-  comes once an epoch.
+- **Batches.** A batch holds one task (:mod:`effnlp.finetuning.mixing`). The whole order is a list made at once, so that
+  a run is taken up in its middle. An epoch is as many batches as the texts of all tasks make; with
+  ``sampling=proportional`` each text comes once an epoch.
 - **Heads.** The rows of one linear layer; a batch is judged by those of its task. Trained rates, frozen layers and
   everything else that knows ``model.head`` need not know of tasks. ``finish`` leaves the rows of the target.
 
@@ -20,9 +18,9 @@ Legend: B batch, C classes of all tasks together, K tasks.
 """
 
 import bisect
+import copy
 import itertools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -34,6 +32,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from effnlp.data.encodings import Batch
 from effnlp.finetuning.adamw import Descent
 from effnlp.finetuning.judge import Judge
+from effnlp.finetuning.mixing import Order, mixed_batches, temperature_of
+from effnlp.model.classifier import Tokenizer, count_params
 from effnlp.task.companions import WithTasks, companion_configs
 from effnlp.task.task import Task
 
@@ -42,11 +42,7 @@ if TYPE_CHECKING:
 
 PROVIDES = {"build": ("classes",)}
 
-SAMPLINGS = ("proportional", "equal", "temperature")
 WEIGHTINGS = ("equal", "uncertainty")
-
-Order = Callable[..., Sequence[Sequence[int]]]
-"""A choice of ``data/order``: ``order(table, steps=…, batch_size=…, generator=…)``."""
 
 
 def refuse(task: Task, **_: Any) -> None:
@@ -62,41 +58,6 @@ def refuse(task: Task, **_: Any) -> None:
         )
 
 
-def shares(sizes: Sequence[int], temperature: float) -> list[float]:
-    """How large a part of all batches each task gets: in proportion to ``size ** (1 / temperature)``.
-
-    Args:
-        sizes: Of each task, at least 1.
-        temperature: T of the paper, above 0: 1 gives the proportions of the sizes, infinity equal parts.
-
-    Raises:
-        ValueError: If ``temperature`` is not above 0, or a size is below 1.
-    """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
-    if min(sizes) < 1:
-        raise ValueError(f"sizes must be at least 1, got {list(sizes)}")
-    largest = max(sizes)  # in relation to it: no power is beyond what a float holds
-    powers = [(size / largest) ** (1 / temperature) for size in sizes]
-    return [power / sum(powers) for power in powers]
-
-
-def quotas(parts: Sequence[float], batches: int) -> list[int]:
-    """Whole numbers of sum ``batches`` nearest to the given parts of it, by largest remainders."""
-    exact = [part * batches for part in parts]
-    whole = [math.floor(number) for number in exact]
-    by_remainder = sorted(range(len(parts)), key=lambda i: whole[i] - exact[i])
-    for i in by_remainder[: batches - sum(whole)]:
-        whole[i] += 1
-    return whole
-
-
-def interleaved(counts: Sequence[int], generator: torch.Generator) -> list[int]:
-    """The task of each batch: task k ``counts[k]`` times, every order equally likely."""
-    tasks = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    return tasks[torch.randperm(len(tasks), generator=generator)].tolist()
-
-
 class MultiTask:
     """Single-label classification of several tasks.
 
@@ -104,7 +65,7 @@ class MultiTask:
         with_tasks: The tasks beside the run's own; see :mod:`effnlp.task.companions`.
         sampling: How many batches each task gets: ``proportional`` to its texts, ``equal``, or in between by
             ``temperature``.
-        temperature: For ``sampling=temperature`` alone; see :func:`shares`.
+        temperature: For ``sampling=temperature`` alone; see :func:`effnlp.finetuning.mixing.shares`.
         weighting: ``equal``, or ``uncertainty``: the loss of each task is divided by a variance that is trained.
         learning_rate: See :class:`~effnlp.finetuning.adamw.Descent`.
         weight_decay: As above.
@@ -131,21 +92,20 @@ class MultiTask:
         gradual_unfreezing: float = 0.0,
     ) -> None:
         companion_configs(with_tasks)
-        for name, value, known in (("sampling", sampling, SAMPLINGS), ("weighting", weighting, WEIGHTINGS)):
-            if value not in known:
-                raise ValueError(f"finetuning.{name} must be one of {', '.join(known)}, got {value!r}")
-        if not temperature > 0:
-            raise ValueError(f"finetuning.temperature must be above 0, got {temperature}")
+        if weighting not in WEIGHTINGS:
+            raise ValueError(
+                f"finetuning.weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}"
+            )
         self.descent = Descent(learning_rate, weight_decay, warmup_fraction, layer_decay, gradual_unfreezing)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"finetuning.label_smoothing must be in [0, 1), got {label_smoothing}")
         self.label_smoothing, self.weighting = label_smoothing, weighting
-        self.temperature = {"proportional": 1.0, "equal": math.inf}.get(sampling, temperature)
+        self.temperature = temperature_of(sampling, temperature)
         self.names: list[str] = []
         self.starts = [0]  # the first class of each task, and the number of all
         self.heads: dict[str, nn.Linear] = {}
 
-    def read_tasks(self, tasks: Sequence[Task]) -> None:
+    def read_tasks(self, tasks: Sequence[Task], _: Tokenizer | None = None) -> None:
         """Remember the tasks, the run's own first."""
         self.names = [task.name for task in tasks]
         self.starts = list(itertools.accumulate((len(task.labels) for task in tasks), initial=0))
@@ -167,21 +127,8 @@ class MultiTask:
         Raises:
             ValueError: If a task would get no batch at all.
         """
-        sizes = [math.ceil(len(table) / batch_size) for table in tables]
-        counts = quotas(shares(sizes, self.temperature), epochs * sum(sizes))
-        if 0 in counts:
-            raise ValueError(
-                f"of {sum(counts)} batches task {self.names[counts.index(0)]} gets none: "
-                "give finetuning.sampling=equal, or more epochs"
-            )
-        starts = itertools.accumulate((len(table) for table in tables), initial=0)
-        of_task = [
-            iter([[start + row for row in rows] for rows in order(
-                table, steps=count, batch_size=batch_size, generator=generator
-            )])
-            for table, count, start in zip(tables, counts, starts, strict=False)
-        ]  # fmt: skip
-        return [next(of_task[task]) for task in interleaved(counts, generator)]
+        named = dict(zip(self.names, tables, strict=True))
+        return mixed_batches(named, order, epochs, batch_size, self.temperature, generator)
 
     def with_head(self, model: nn.Module) -> nn.Module:
         """The model, built for the classes of all tasks, with what else is trained for them."""
@@ -221,7 +168,7 @@ class MultiTask:
         return (outputs[:, : self.starts[1]].argmax(-1) == labels).sum()
 
     def finish(self, model: nn.Module) -> nn.Module:
-        """Leave the model the head of the run's own task, in place; ``heads`` has those of all tasks by name."""
+        """Leave the model the head of the run's own task, in place; those of the others are kept here."""
         joint = model.head
         if not isinstance(joint, nn.Linear):
             raise TypeError(f"the heads of tasks are rows of a linear head, got a {type(joint).__name__}")
@@ -229,6 +176,27 @@ class MultiTask:
             self.heads[name] = _rows(joint, start, end)
         model.head = self.heads[self.names[0]]
         return model
+
+    def answering(self, model: nn.Module, name: str) -> nn.Module:
+        """A finished model with the head of another task; they share the encoder.
+
+        What methods did to the head (rounded it, say) they did to that of the run's own task alone.
+        """
+        other = copy.copy(model)
+        device = next(model.parameters()).device
+        other._modules = {**model._modules, "head": self.heads[name].to(device).eval()}
+        return other
+
+    def sizes(self, model: nn.Module) -> dict[str, float]:
+        """What the tasks share: parameters of the encoder, of all heads, and of both for a task."""
+        head: Any = model.head
+        shared = count_params(model) - count_params(head)
+        own = sum(count_params(each) for each in self.heads.values())
+        return {
+            "shared_params": shared,
+            "head_params": own,
+            "params_per_task": (shared + own) / len(self.heads),
+        }
 
 
 def _rows(head: nn.Linear, start: int, end: int) -> nn.Linear:
