@@ -211,7 +211,8 @@ def _stages(
                 model = finetuning.with_head(model)
         with meter.stage("finetuning"):
             model, data = pose(finetuning, model, data, config, attempt)
-        taker = Taker(is_wanted=config["keep_model"])
+        # A model that was made to answer has in its words what no base and no delta say.
+        taker = Taker(is_wanted=config["keep_model"] and not hasattr(finetuning, "pose"))
         with meter.stage("compression"):
             taker.built(model)
         prepared = [methods[group] for group in groups_at(steps, "prepare")]
@@ -235,7 +236,7 @@ def _stages(
             taker.trained(model)
             model = method.settle(finishing, model)
             record.put(delta_bytes(model, taker.trainable))
-            delta = taker.take(model, **about(config, steps, task))
+            delta = taker.take(model, **about(config, steps, data))
             model.eval()
             for each in finishing:
                 model = method.finish(each, model)

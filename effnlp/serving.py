@@ -17,29 +17,29 @@ from torch import Tensor, nn
 
 from effnlp import method
 from effnlp.cache import fetch
-from effnlp.data.prepare import as_learned, load_task, prepare_data
+from effnlp.data.prepare import Prepared, as_learned, load_companions, load_task, prepare_data
 from effnlp.legality import Step
 from effnlp.menu import suggest
-from effnlp.model.classifier import Classifier
+from effnlp.model.classifier import Classifier, ModelChoice
 from effnlp.model.delta import FILE, Delta, digest_of_base, put
 from effnlp.model.storage import Deployed
 from effnlp.moments import groups_at, methods_of
-from effnlp.task.task import Task
+from effnlp.pretraining.stage import Start
 
-NEEDED = ("model", "pretraining", "finetuning", "peft", "compression", "seed", "task", "data")
+NEEDED = ("model", "pretraining", "finetuning", "peft", "compression", "seed", "task", "data", "hardware")
 """Parts of a run's config that say how its model is built and what is done to it."""
 
 
-def about(config: Mapping[str, Any], steps: Sequence[Step], task: Task) -> dict[str, Any]:
+def about(config: Mapping[str, Any], steps: Sequence[Step], data: Prepared) -> dict[str, Any]:
     """What a delta says of its run (:class:`~effnlp.model.delta.About`), but for the digests."""
     return {
         "config": {key: _without_start(config[key]) for key in NEEDED if key in config},
         "prepare": tuple(groups_at(steps, "prepare")),
         "finish": tuple(groups_at(steps, "finish")),
-        "task": task.name,
-        "labels": () if task.is_language else tuple(map(str, task.labels)),
-        "classes": len(task.labels) or 1,
-        "is_pair": task.is_pair,
+        "task": data.task.name,
+        "labels": () if data.task.is_language else tuple(map(str, data.task.labels)),
+        "classes": data.classes,
+        "is_pair": data.task.is_pair,
     }
 
 
@@ -55,12 +55,14 @@ class Base:
     """What deltas are put on.
 
     Attributes:
+        choice: What builds it.
         model: As its choice builds it; it stays as it is.
         tokenizer: Maps texts to ids.
         digest: :func:`~effnlp.model.delta.digest_of_base` of ``model``.
         name: What it is, in words.
     """
 
+    choice: ModelChoice
     model: Classifier
     tokenizer: Any
     digest: str
@@ -70,31 +72,62 @@ class Base:
     def build(cls, config: Mapping[str, Any], classes: int = 1) -> "Base":
         """Build the base of a run's config anew, from its files or from its seed.
 
-        A tokenizer that was learnt from the texts of the task is learnt again, if the cache has it no more.
+        What was learnt from texts (a tokenizer, pre-trained weights) is learnt again, if the cache has it no more.
 
         Args:
             classes: Of the head; a delta brings its own.
         """
         choice = instantiate(config["model"], _convert_="all")
-        tokenizer = _tokenizer(config, choice)
+        if getattr(choice, "has_own_tokenizer", False):
+            tokenizer = choice.tokenizer(pd.DataFrame())
+        else:
+            choice, data = _prepared(config, choice)
+            tokenizer = data.tokenizer
         torch.manual_seed(int(config["seed"]["init"]))
         model = choice.build(tokenizer, classes)
-        return cls(model, tokenizer, digest_of_base(model), name_of(config))
+        return cls(choice, model, tokenizer, digest_of_base(model), name_of(config))
+
+
+def _prepared(config: Mapping[str, Any], choice: ModelChoice) -> tuple[ModelChoice, Prepared]:
+    """What a run trained, and what on: from the cache, charged to nobody."""
+    task = as_learned(load_task(config["task"], _cached), config["finetuning"])
+    hardware = instantiate(config["hardware"], _convert_="all")()
+    start = Start(choice, config["model"], task, _cached, hardware, Unwatched(), _unheard, _unheard)
+    choice, tokenizer = instantiate(config["pretraining"], _convert_="all").learn(start)
+    companions = load_companions(config["finetuning"], task, _cached)
+    filters = config["data"]["filter"]
+    return choice, prepare_data(task, filters, config["model"], choice, _cached, companions, tokenizer)
+
+
+class Unwatched:
+    """A gauge of steps that meters nothing."""
+
+    def start_step(self, batch: Any, phase: str) -> None:
+        """Nothing."""
+
+    def end_step(self) -> None:
+        """Nothing."""
+
+    def abort_step(self) -> None:
+        """Nothing."""
+
+    def let_others_measure(self) -> None:
+        """Nothing."""
+
+
+def _unheard(*_: Any) -> None:
+    """Nobody asks what a pre-training has to say that is done again."""
 
 
 def name_of(config: Mapping[str, Any]) -> str:
-    """What a base is, in words: ``pretrained minilm``, ``backbone tiny of seed.init=0``."""
+    """What a base is, in words: ``pretrained minilm``, ``backbone tiny after mlm`` or ``… of seed.init=0``."""
     model = config["model"]
     module = str(model["_target_"]).rpartition(".")[0]
     words = [module.rpartition(".")[2], *(str(model[key]) for key in ("name", "size") if model.get(key))]
+    learnt = str(config.get("pretraining", {}).get("_target_", "none.")).rpartition(".")[0].rpartition(".")[2]
+    if learnt != "none":
+        return " ".join([*words, "after", learnt])
     return " ".join(words if model.get("name") else [*words, f"of seed.init={config['seed']['init']}"])
-
-
-def _tokenizer(config: Mapping[str, Any], choice: Any) -> Any:
-    if getattr(choice, "has_own_tokenizer", False):
-        return choice.tokenizer(pd.DataFrame())
-    task = as_learned(load_task(config["task"], _cached), config["finetuning"])
-    return prepare_data(task, config["data"]["filter"], config["model"], choice, _cached).tokenizer
 
 
 def _cached(kind: str, key: str, make: Any) -> Path:
@@ -124,7 +157,7 @@ def load_delta(path: Path, base: Base | None = None) -> Deployed:
     with torch.random.fork_rng(devices=[]):
         base = base or Base.build(delta.about.config, delta.about.classes)
         refuse_base(delta, base)
-        model, finishing = settled(delta, copy.deepcopy(base.model))
+        model, finishing = settled(delta, copy.deepcopy(base.model), base.choice)
         put(model, delta)
         model.eval()
         for each in finishing.values():
@@ -145,12 +178,19 @@ def refuse_base(delta: Delta, base: Base) -> None:
         )
 
 
-def settled(delta: Delta, model: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
+def settled(delta: Delta, model: nn.Module, choice: ModelChoice) -> tuple[nn.Module, dict[str, Any]]:
     """A base, prepared and settled as the delta's was, in place; and by its group what finishes it, in order."""
     config, about = delta.about.config, delta.about
     if isinstance(model, Classifier) and model.head.out_features != about.classes:
         model.head = nn.Linear(model.head.in_features, about.classes)
     finetuning = instantiate(config["finetuning"], _convert_="all")
+    if hasattr(finetuning, "read_tasks"):
+        _, data = _prepared(config, instantiate(config["model"], _convert_="all"))
+        finetuning.read_tasks(data.tasks, data.tokenizer)
+    if getattr(finetuning, "wants_token_head", False):
+        from effnlp.posing import with_token_head
+
+        model = with_token_head(choice, model)
     if hasattr(finetuning, "with_head"):
         model = finetuning.with_head(model)
     methods = methods_of(config)
@@ -223,7 +263,7 @@ class Adapters:
     def _finished(self, name: str, model: nn.Module, is_checked: bool) -> nn.Module:
         delta = self.deltas[name]
         with torch.random.fork_rng(devices=[]):
-            model, finishing = settled(delta, model)
+            model, finishing = settled(delta, model, self.base.choice)
         put(model, delta, is_checked)
         model.eval()
         for group, each in finishing.items():

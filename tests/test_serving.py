@@ -22,6 +22,8 @@ WITH_OTHERS = {
     "on_int8": ["peft=lora", "compression/quantization=int8_weight_only", "compression.quantization.moment=prepare"],
     "then_int8": ["peft=ia3", "compression/quantization=int8_dynamic"],
     "exits": ["peft=bitfit", "compression/early_exit=deebert"],
+    "pretrained": ["peft=lora", "pretraining=mlm", "pretraining.steps=2", "pretraining.corpus=[task]"],
+    "several_heads": ["peft=lora", "finetuning=multi_task"],
     "next_tokens": ["model=decoder", "finetuning=causal_lm", "peft=lora", "evaluation/quality=[language]"],
 }  # fmt: skip
 
@@ -141,7 +143,7 @@ def test_tasks_with_other_numbers_of_classes_share_a_base(two_tasks, make_batch)
 
 def load_delta_of(delta, base):
     """As :func:`load_delta`, of a delta that was never a run's."""
-    model, _ = settled(delta, copy.deepcopy(base.model))
+    model, _ = settled(delta, copy.deepcopy(base.model), base.choice)
     put(model, delta, is_checked=False)
     assert entries_of(model, frozenset()).keys() == delta.entries.keys()
     return model
