@@ -40,5 +40,7 @@ def read_prefix(
     if mask is not None:
         mask = pad(mask, (length, 0), value=mask.dtype == torch.bool)  # read, or nothing added to its score
     elif causal:
-        mask = keys.new_ones(tokens, length + tokens, dtype=torch.bool).tril(length)  # (T, P + T)
+        mask = keys.new_ones(tokens, length + tokens, dtype=torch.bool).tril(length)[
+            None, None
+        ]  # (1, 1, T, P + T)
     return prepend(of_prefix_keys, keys), prepend(of_prefix_values, values), mask
