@@ -90,10 +90,12 @@ class Pretrained:
         if learning_rate_factor <= 0:
             raise ValueError(f"learning_rate_factor must be above 0, got {learning_rate_factor}")
         check_pooling(pooling)
-        self.checkpoint = Checkpoint(name, revision, trust_remote_code, allow_pickle)
         self.learning_rate_factor = learning_rate_factor
         self.inner_dropout = inner_dropout
         self.name = name
+        self.revision = revision
+        self.trust_remote_code = trust_remote_code
+        self.allow_pickle = allow_pickle
         self.pooling = pooling
         self.max_length = max_length
         self.dropout = dropout
@@ -101,17 +103,23 @@ class Pretrained:
         self.attn_implementation = attn_implementation
         self.gradient_checkpointing = gradient_checkpointing
 
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where the weights are."""
+        return Checkpoint(self.name, self.revision, self.trust_remote_code, self.allow_pickle)
+
     def tokenizer(self, train: pd.DataFrame) -> SubwordTokenizer:  # noqa: ARG002 - it has learnt already
         """The tokenizer that came with the model; where it has no padding token, one that ends texts pads them.
 
         Raises:
             ValueError: If ``max_length`` exceeds what the model reads, or the tokenizer cannot be used.
         """
-        loaded = self.checkpoint.load(AutoTokenizer)
+        checkpoint = Checkpoint(self.name, self.revision, self.trust_remote_code)
+        loaded = checkpoint.load(AutoTokenizer)
         backend = getattr(loaded, "backend_tokenizer", None)
         if backend is None:
             raise ValueError(f"the tokenizer of {self.name} ({type(loaded).__name__}) has no fast version")
-        config = self.checkpoint.load(AutoConfig)
+        config = checkpoint.load(AutoConfig)
         longest = min(loaded.model_max_length, longest_input(config))
         if self.max_length > longest:
             raise ValueError(f"max_length must be at most {longest} for {self.name}, got {self.max_length}")

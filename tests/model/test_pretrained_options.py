@@ -191,3 +191,22 @@ def test_a_run_is_done_with_a_decoder_and_an_encoder_from_a_folder(name, tiny_fa
     )  # fmt: skip
     assert record.status == "completed", record.message
     assert record.values["infer/single_stream/flops"] > 0
+
+
+@pytest.mark.parametrize(("name", "longest"), [("gpt2", 64), ("opt", 64), ("deberta", 64), ("roberta", 62)])
+@torch.inference_mode()
+def test_the_longest_input_is_what_the_positions_allow(name, longest, tiny_family):
+    tiny = tiny_family(name, max_length=longest)
+    batch = tiny.batch(["the strange film " * 50])
+    assert batch["input_ids"].shape[1] == longest
+    assert torch.isfinite(tiny.model(batch)).all()
+    with pytest.raises(ValueError, match=f"max_length must be at most {longest} for .*, got {longest + 1}"):
+        tiny_family(name, max_length=longest + 1)
+
+
+@torch.inference_mode()
+def test_relative_positions_have_no_end(tiny_family):
+    tiny = tiny_family("t5", max_length=300)
+    batch = tiny.batch(["cat " * 500])
+    assert batch["input_ids"].shape[1] == 300
+    assert torch.isfinite(tiny.model(batch)).all()

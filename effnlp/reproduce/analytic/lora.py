@@ -14,9 +14,6 @@ from effnlp.reproduce.analytic.encoders import MEGA, count, on_meta, shape
 if TYPE_CHECKING:
     from effnlp.model.classifier import Classifier
 
-ROLE_PATTERNS = {"deberta-v2": {"query": "*.query_proj", "value": "*.value_proj"}}
-"""Where the roles are in families that :mod:`effnlp.model.families` does not know."""
-
 
 def classifier(of: str, classes: int = 2) -> "Classifier":
     """A classifier of this package around an encoder on the meta device: without pooler, with a linear head."""
@@ -28,7 +25,7 @@ def classifier(of: str, classes: int = 2) -> "Classifier":
     wanted = shape(of)
     with torch.device("meta"):
         model: Any = on_meta(wanted)
-        return Classifier(PretrainedEncoder(model, roles=ROLE_PATTERNS.get(wanted.family)), classes)
+        return Classifier(PretrainedEncoder(model), classes)
 
 
 def full(of: str) -> int:
