@@ -5,6 +5,9 @@ from typing import Any
 
 from torch import nn
 
+NORM_NAMES = ("LayerNorm", "RMSNorm")
+"""How the classes of norms that libraries bring themselves end: T5LayerNorm, LlamaRMSNorm."""
+
 
 def freeze_all_but_head(model: nn.Module) -> None:
     """Leave only the parameters of ``model.head`` trainable; a method then frees or adds its own."""
@@ -32,6 +35,6 @@ def check_factor(learning_rate_factor: float) -> float:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether it is a norm with a gain: torch's LayerNorm or RMSNorm, or one that a library calls ``…RMSNorm``."""
-    named = isinstance(module, nn.LayerNorm | nn.RMSNorm) or type(module).__name__.endswith("RMSNorm")
+    """Whether it is a norm with a gain: torch's, or one that a library calls ``…LayerNorm`` or ``…RMSNorm``."""
+    named = isinstance(module, nn.LayerNorm | nn.RMSNorm) or type(module).__name__.endswith(NORM_NAMES)
     return named and getattr(module, "weight", None) is not None

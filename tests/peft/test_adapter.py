@@ -5,10 +5,12 @@ import copy
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig, AutoModel
 
 from effnlp import method
 from effnlp.compression.early_exit.deebert import DeeBERT
 from effnlp.compression.quantization.int8_weight_only import Int8WeightOnly
+from effnlp.model.classifier import count_params
 from effnlp.model.surgery import replace_layers
 from effnlp.peft.adapter import ACTIVATIONS, AdaptedLinear, Bottleneck, dense_bottleneck
 from effnlp.peft.compacter import Compacter
@@ -226,3 +228,43 @@ def test_a_role_that_the_model_lacks_is_refused_with_near_ones_and_nothing_is_ch
     ):
         kind(targets=["feedforward_dwn"]).prepare(model)
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.fixture
+def t5_base():
+    """T5-base on the meta device, with a decoder: 222.9M parameters, two adapted places in each of 24 layers."""
+    config = AutoConfig.for_model(
+        "t5", d_model=768, d_ff=3072, num_layers=12, num_decoder_layers=12, num_heads=12, vocab_size=32_128
+    )
+    with torch.device("meta"):
+        encoder = AutoModel.from_config(config)
+    names = [name for name, _ in encoder.named_modules()]
+    ends = {"attention_output": ".SelfAttention.o", "feedforward_down": ".DenseReluDense.wo"}
+    encoder.linear_roles = lambda: {
+        role: [name for name in names if name.endswith(end)] for role, end in ends.items()
+    }
+    model = nn.Module()
+    model.encoder, model.head = encoder, nn.Linear(768, 2, device="meta")
+    return model
+
+
+ONE_PLACE = ["feedforward_down"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "share"),
+    [
+        (HoulsbyAdapter(width=24), 0.832),
+        (HoulsbyAdapter(width=24, targets=ONE_PLACE), 0.427),  # there after Pfeiffer, with norms trained
+        (Compacter(width=24), 0.073),
+        (Compacter(width=24, targets=ONE_PLACE), 0.047),
+    ],
+    ids=["adapter", "pfeiffer", "compacter", "compacter++"],
+)
+def test_shares_of_t5_base_are_those_that_the_paper_of_compacter_prints(chosen, share, t5_base):
+    """Karimi Mahabadi et al. (2021), Table 1, in percent."""
+    every = count_params(t5_base.encoder)
+    with torch.device("meta"):
+        model = chosen.prepare(t5_base)
+    trained = count_params(model.encoder, trainable_only=True)
+    assert round(100 * trained / every, 3) == share

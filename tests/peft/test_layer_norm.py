@@ -1,6 +1,8 @@
 import pytest
 import torch
 from torch import nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from effnlp.model.classifier import count_params
 from effnlp.peft.freezing import is_norm
@@ -35,6 +37,8 @@ def test_logits_are_bit_equal_before_training(make_classifier, make_batch):
 
 def test_a_norm_without_a_bias_is_one_and_a_norm_without_a_gain_is_none():
     assert is_norm(nn.RMSNorm(4))
+    assert is_norm(T5LayerNorm(4))
+    assert is_norm(LlamaRMSNorm(4))
     assert not is_norm(nn.LayerNorm(4, elementwise_affine=False))
     assert not is_norm(nn.Linear(4, 4))
 
