@@ -21,8 +21,9 @@ from effnlp.model.surgery import encoder_of
 from effnlp.peft.freezing import freeze_all_but_head
 from effnlp.peft.hard_concrete import certain_gate, noise_like, open_probability, sampled_gate
 
-REQUIRES = {"prepare": ("trainable_weights",), "during": ("uninterrupted_training",)}
-REMOVES = {"prepare": ("trainable_weights",)}
+# Needed still when all have prepared, so that it is combined with no method that leaves weights frozen, in any order.
+REQUIRES = {"prepare": ("trainable_weights",), "during": ("trainable_weights", "uninterrupted_training")}
+REMOVES = {"during": ("trainable_weights",)}
 
 OPEN_ALPHA = 5.0
 """Where alpha begins: almost every gate is 1."""
@@ -190,13 +191,15 @@ class DiffPruning:
         """Give each parameter of the encoder a change, in place; only changes, gates and the head are trained.
 
         Raises:
-            ValueError: If a parameter is frozen (another method trains in its stead), or ``kept`` is less than one
-                entry.
+            ValueError: If some parameters are frozen (another method trains others in their stead), or ``kept`` is
+                less than one entry.
         """
         encoder = encoder_of(model)
-        for name, parameter in encoder.named_parameters():
-            if not parameter.requires_grad:
-                raise ValueError(f"diff pruning changes every weight, and {name} is frozen by another method")
+        frozen = [name for name, parameter in encoder.named_parameters() if not parameter.requires_grad]
+        if 0 < len(frozen) < len(list(encoder.parameters())):
+            raise ValueError(
+                f"diff pruning changes every weight, and {frozen[0]} is frozen by another method"
+            )
         entries = sum(parameter.numel() for parameter in encoder.parameters())
         if round(self.kept * entries) < 1:
             raise ValueError(f"kept must be at least 1 of {entries} entries, got {self.kept}")

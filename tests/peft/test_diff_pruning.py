@@ -307,6 +307,14 @@ def test_it_is_refused_where_weights_cannot_be_trained_in_one_phase(others):
         check(composed.config, composed.chosen, [conf_dir()])
 
 
+@pytest.mark.parametrize("parts", ["lora,diff_pruning", "diff_pruning,lora", "diff_pruning,head_only"])
+def test_it_is_combined_with_no_method_that_leaves_weights_frozen(parts):
+    with hydra_context():
+        composed = compose(["task=files", "model=backbone", "peft=combined", f"peft/parts=[{parts}]"])
+    with pytest.raises(IllegalCombinationError, match="trainable weights"):
+        check(composed.config, composed.chosen, [conf_dir()])
+
+
 def test_after_another_method_it_is_refused(make_classifier):
     with pytest.raises(ValueError, match=r"changes every weight, and tokens\.weight is frozen"):
         DiffPruning().prepare(LoRA().prepare(make_classifier()))
