@@ -10,7 +10,7 @@ import logging
 import pickle
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Prepared:
         examples: Ids and labels of each split; validation and test are those of the run's own task.
         removed: Filter to the number of training texts it removed.
         reasons: Filter to its most frequent reasons, each with a count.
+        labels_seen: How many labels of training texts are looked at; None: all of them, if labels are learned.
         sizes: Rows of each task in ``train``, in their order.
         companions: Further tasks by name.
     """
@@ -67,6 +68,7 @@ class Prepared:
     reasons: Mapping[str, Mapping[str, int]]
     sizes: Sequence[int] = ()
     companions: Mapping[str, Companion] = field(default_factory=dict)
+    labels_seen: int | None = None
 
     @property
     def tasks(self) -> list[Task]:
@@ -89,10 +91,12 @@ class Prepared:
     def values(self) -> dict[str, float]:
         """Record keys below ``data/``."""
         train = self.examples["train"].encodings
+        labels = len(train) if self.labels_seen is None else self.labels_seen
+        labels = 0 if self.task.is_language else labels
         counts = {f"data/filter/{name}/removed": float(count) for name, count in self.removed.items()}
         return counts | {
             "data/examples": float(len(train)),
-            "data/labels": 0.0 if self.task.is_language else float(len(train)),
+            "data/labels": float(labels),
             "data/tokens": float(train.lengths.sum()),
             "data/truncated": float(train.truncated),
             "data/validation_examples": float(len(self.examples["validation"])),
@@ -131,6 +135,9 @@ def load_companions(finetuning: Mapping[str, Any], task: Task, fetch: Fetch) -> 
     """
     configs = companion_configs(finetuning.get("with_tasks"))
     companions = [named(load_task(config, fetch), name) for name, config in configs.items()]
+    module = importlib.import_module(str(finetuning["_target_"]).rpartition(".")[0])
+    if hasattr(module, "companion_view"):
+        companions = [module.companion_view(companion) for companion in companions]
     refuse_companions(task, companions)
     return companions
 
@@ -183,10 +190,23 @@ def prepare_data(
     )
 
 
+def encoded_by(data: Prepared, tokenizer: Tokenizer) -> Prepared:
+    """The same data with the ids of another tokenizer."""
+    tables = {split: data.train if split == "train" else data.task.splits[split] for split in SPLITS}
+    examples = {}
+    for split, table in tables.items():
+        pairs = table["text_pair"].tolist() if data.task.is_pair else None
+        encodings = tokenizer.encode(table["text"].tolist(), pairs)
+        examples[split] = Examples(encodings, _labels(data.task, table, tokenizer, encodings))
+    return replace(data, tokenizer=tokenizer, examples=examples)
+
+
 def _filtered(
     task: Task, filters: Mapping[str, Mapping[str, Any]], fetch: Fetch
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The training table of one task after all filters, and what each of them said."""
+    if task.is_left_out:
+        return task.splits["train"].iloc[:0], {name: {"removed": 0, "reasons": {}} for name in filters}
     folder = fetch("filtered", _filter_key(task, filters), lambda path: _filter(task, filters, path))
     train = pd.read_parquet(folder / "train.parquet")
     said = json.loads((folder / "removed.json").read_text(encoding="utf-8"))

@@ -58,11 +58,16 @@ class TokenModel(nn.Module):
         self.predicts_next = predicts_next
 
     def token_scores(self, states: Tensor) -> Tensor:
-        """States (…, D) to the logits of all tokens, (…, V)."""
-        if isinstance(self.head, TiedHead):
-            return self.head(states, self.encoder.tokens.weight)  # type: ignore[union-attr]
-        scores: Tensor = self.head(states)
-        return scores
+        """States (…, T, D) to the logits of all tokens, (…, T, V)."""
+        return score_tokens(self.encoder, self.head, states)
+
+
+def score_tokens(encoder: nn.Module, head: nn.Module, states: Tensor) -> Tensor:
+    """What a head makes of states of ``encoder``, (…, T, D): the logits of all tokens, (…, T, V)."""
+    if isinstance(head, TiedHead):
+        return head(states, encoder.tokens.weight)  # type: ignore[union-attr]
+    scores: Tensor = head(states)
+    return scores
 
 
 class LanguageModel(nn.Module):
