@@ -308,7 +308,7 @@ def _finetune(
         data.examples["train"],
         data.examples["validation"],
         settings,
-        method.settled_after(methods),
+        method.settled_after([*methods, finetuning]),
         at_rungs.rungs.steps(steps) if at_rungs else (),
         _judge(finetuning),
     )
@@ -318,7 +318,9 @@ def _finetune(
         hardware=attempt.hardware,
         folder=attempt.checkpoints,
         seed=int(seeds["init"]),
-        gauge=MeterGauge(attempt.meter, attempt.quiet),
+        gauge=MeterGauge(
+            attempt.meter, attempt.quiet, getattr(finetuning, "data_dependent_compute", False)
+        ),
         at_checkpoint=attempt.remember_spent,
         report=attempt.report,
         at_start=at_rungs.look if at_rungs else _pass,

@@ -26,6 +26,7 @@ class Task:
             hash is lowest"). The recipe is part of the task's identity.
         is_language: Whether the texts themselves are learned, and labels are ignored. A view of the same task, and
             no part of the fingerprint.
+        is_left_out: Whether nothing of its training split is learned; it is there to be evaluated. Such a view, too.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Task:
     splits: Mapping[str, pd.DataFrame]
     recipe: Mapping[str, str] = field(default_factory=dict)
     is_language: bool = False
+    is_left_out: bool = False
 
     @property
     def is_pair(self) -> bool:
