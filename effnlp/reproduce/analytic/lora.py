@@ -33,6 +33,11 @@ def full(of: str) -> int:
     return count(classifier(of).encoder.parameters())
 
 
+def in_layers(of: str) -> int:
+    """The parameters of the encoder's layers: all but the embeddings."""
+    return count(classifier(of).encoder.get_submodule("model.encoder").parameters())
+
+
 def bitfit(of: str) -> int:
     """What our BitFit trains in the encoder: its biases."""
     from effnlp.peft.bitfit import BitFit
@@ -45,6 +50,34 @@ def lora(of: str, rank: int = 8) -> int:
     from effnlp.peft.lora import LoRA
 
     return trainable(LoRA(rank=rank), of)
+
+
+def ia3(of: str) -> int:
+    """What our (IA)³ trains in the encoder: L · (2 · D + F), with F the width of the feed-forward."""
+    from effnlp.peft.ia3 import IA3
+
+    return trainable(IA3(), of)
+
+
+def houlsby(of: str, bottleneck: int, train_norms: bool = False) -> int:
+    """What our adapters after attention and feed-forward train: L · 2 · (2 · D · r + r + D), and the norms if asked."""
+    from effnlp.peft.houlsby_adapter import HoulsbyAdapter
+
+    return trainable(HoulsbyAdapter(width=bottleneck, train_norms=train_norms), of)
+
+
+def pfeiffer(of: str, bottleneck: int) -> int:
+    """What our adapters after the feed-forward train: L · (2 · D · r + r + D)."""
+    from effnlp.peft.pfeiffer_adapter import PfeifferAdapter
+
+    return trainable(PfeifferAdapter(width=bottleneck), of)
+
+
+def compacter(of: str, bottleneck: int, products: int = 4, train_norms: bool = False) -> int:
+    """What our Compacter trains: n³ + L · 2 · 3 · (D + r), biases included, and the norms if asked."""
+    from effnlp.peft.compacter import Compacter
+
+    return trainable(Compacter(width=bottleneck, products=products, train_norms=train_norms), of)
 
 
 def trainable(method: Any, of: str) -> int:
@@ -87,12 +120,16 @@ METHODS: Mapping[str, Callable[..., int]] = {
     "full": full,
     "bitfit": bitfit,
     "lora": lora,
+    "ia3": ia3,
+    "houlsby": houlsby,
+    "pfeiffer": pfeiffer,
+    "compacter": compacter,
     "adapters": adapters,
 }
 
 
 def table(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Millions of trainable parameters without a head and with RoBERTa's, and the share of all of the encoder.
+    """Millions of trainable parameters without a head and with RoBERTa's, and shares of the encoder and its layers.
 
     Args:
         models: Row to ``method``, a name of :data:`METHODS`, and its arguments.
@@ -112,4 +149,6 @@ def table(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]
             "trainable with head": (own + pretraining_head(keys["of"])) / MEGA,
             "share": 100 * own / full(keys["of"]),
         }
+        if method != "full":
+            cells[row]["share of layers"] = 100 * own / in_layers(keys["of"])
     return cells

@@ -78,3 +78,27 @@ def test_the_share_is_of_all_parameters_of_the_encoder():
     cells = lora.table({"all": {"method": "full", "of": "roberta-base"}})["all"]
     assert cells["share"] == 100
     assert cells["trainable with head"] > cells["trainable"]
+
+
+@pytest.mark.parametrize("of", ["bert-large", *ROBERTAS])
+@pytest.mark.parametrize("bottleneck", [8, 64])
+def test_our_adapters_train_what_the_formula_of_the_paper_says(of, bottleneck):
+    norms = (2 * shape(of).depth + 1) * 2 * shape(of).width
+    assert lora.houlsby(of, bottleneck) == lora.adapters(of, bottleneck, per_layer=2)
+    assert lora.houlsby(of, bottleneck, train_norms=True) == lora.houlsby(of, bottleneck) + norms
+    assert lora.pfeiffer(of, bottleneck) == lora.adapters(of, bottleneck, per_layer=1)
+
+
+@pytest.mark.parametrize("of", ROBERTAS)
+def test_compacter_and_ia3_train_what_their_papers_say(of):
+    depth, width = shape(of).depth, shape(of).width
+    assert lora.compacter(of, 24, products=4) == 4**3 + depth * 2 * 3 * (width + 24)
+    assert lora.ia3(of) == depth * (2 * width + 4 * width)
+
+
+@pytest.mark.parametrize("of", ["bert-large", *ROBERTAS])
+def test_the_layers_are_the_encoder_without_its_embeddings(of):
+    of_shape = shape(of)
+    types = 2 if of_shape.family == "bert" else 1
+    rows = of_shape.vocabulary_size + of_shape.positions + types
+    assert lora.full(of) - lora.in_layers(of) == (rows + 2) * of_shape.width  # and their norm
