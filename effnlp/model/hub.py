@@ -12,9 +12,12 @@ from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 HUB_TIMEOUT_SECONDS = 10
+UNUSABLE = (OSError, ValueError, ImportError, SafetensorError, RuntimeError)
+"""What the library raises where files are missing, broken, of another shape than the config says, or not for it."""
 
 log = logging.getLogger(__name__)
 
@@ -63,17 +66,17 @@ class Checkpoint:
         if folder is not None:
             try:
                 return loader.from_pretrained(folder, local_files_only=True, **options)
-            except (OSError, ValueError, ImportError) as error:
+            except UNUSABLE as error:
                 raise self._explained(error, f"{folder} is no folder of a pretrained model") from error
         options["revision"] = self.revision or "main"
         try:
             return loader.from_pretrained(self.name, local_files_only=True, **options)
-        except (OSError, ValueError, ImportError):
+        except UNUSABLE:
             check_hub(self.name, options["revision"])
         log.info("loading %s from the Hugging Face hub", self.name)
         try:
             return loader.from_pretrained(self.name, **options)
-        except (OSError, ValueError, ImportError) as error:
+        except UNUSABLE as error:
             raise self._explained(error, f"{self.name} holds no model that can be used") from error
 
     def _explained(self, error: Exception, otherwise: str) -> ValueError:

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import shutil
 
 import pytest
 import torch
@@ -210,3 +211,16 @@ def test_relative_positions_have_no_end(tiny_family):
     batch = tiny.batch(["cat " * 500])
     assert batch["input_ids"].shape[1] == 300
     assert torch.isfinite(tiny.model(batch)).all()
+
+
+@pytest.mark.parametrize("how", ["cut", "resized"])
+def test_broken_weights_are_refused_with_the_folder(how, tiny_family, tmp_path):
+    tiny = tiny_family("bert")
+    shutil.copytree(tiny.path, tmp_path / "broken")
+    weights, config = tmp_path / "broken" / "model.safetensors", tmp_path / "broken" / "config.json"
+    if how == "cut":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    else:
+        config.write_text(json.dumps({**json.loads(config.read_text()), "intermediate_size": 44}))
+    with pytest.raises(ValueError, match=r"broken is no folder of a pretrained model: "):
+        Pretrained(name=str(tmp_path / "broken"), max_length=48).build(tiny.tokenizer, 3)
