@@ -81,3 +81,9 @@ def test_every_fine_tuning_hands_its_keys_on(path, make_classifier):
 def test_a_value_outside_its_range_is_named(key, value, rule):
     with pytest.raises(ValueError, match=rf"finetuning\.{key} must be {rule}, got {value}"):
         Descent(1e-3, 0.0, 0.1, **{key: value})
+
+
+def test_a_run_of_a_model_without_layers_says_so(run_tiny):
+    record = run_tiny("model=bag_of_ngrams", "finetuning.layer_decay=0.9")
+    assert record.status == "failed"
+    assert "NgramEncoder has no layers" in record.message

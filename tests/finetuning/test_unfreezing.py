@@ -116,3 +116,14 @@ def test_phases_of_a_method_stay_its_own(make_classifier, make_batch, fit, train
         lowest = lowest_depth(step, 20, 0.8, layers=3)
         first = {name for name, depth in depths(model).items() if depth >= lowest} - exits
         assert state[step] == (first if step < 10 else exits)
+
+
+@pytest.mark.slow
+def test_a_run_counts_less_work_and_the_same_sizes(run_tiny, tmp_path):
+    keys = ["model=backbone", "trainer.epochs=1"]
+    whole = run_tiny(*keys, folder=tmp_path / "whole")
+    gradual = run_tiny(*keys, "finetuning.gradual_unfreezing=0.9", folder=tmp_path / "gradual")
+    flops = "cost/finetuning/own/flops"
+    assert gradual.values[flops] < 0.95 * whole.values[flops]
+    for key in ("model/trainable_params", "train/steps"):
+        assert gradual.values[key] == whole.values[key]
