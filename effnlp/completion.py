@@ -20,6 +20,7 @@ VERBS_OF_OPTIONS = {
     "sync": "effnlp.tracking.sync",
     "carbon": "effnlp.carbon.command",
     "dashboard": "effnlp.dashboard.command",
+    "delta": "effnlp.deltas",
     "pick": "effnlp.pick",
     "predict": "effnlp.predict",
     "reproduce": "effnlp.reproduce.command",

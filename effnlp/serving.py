@@ -151,7 +151,25 @@ def load_delta(path: Path, base: Base | None = None) -> Deployed:
         FileNotFoundError: If there is no delta.
         ValueError: If it is damaged, or of another base.
     """
-    delta = Delta.read(path / FILE if path.is_dir() else path)
+    delta = read_delta(path)
+    model, finishing, base = _put_on(delta, base)
+    for each in finishing.values():
+        model = method.finish(each, model)
+    return Deployed(model.eval(), base.tokenizer, delta.about.labels, delta.about.is_pair)
+
+
+def read_delta(path: Path) -> Delta:
+    """A delta: a file, or that of the folder of a run."""
+    return Delta.read(path / FILE if path.is_dir() else path)
+
+
+def unfinished(delta: Delta) -> nn.Module:
+    """The settled model of a delta, before any method merges it or rounds it."""
+    return _put_on(delta, None)[0]
+
+
+def _put_on(delta: Delta, base: Base | None) -> tuple[nn.Module, dict[str, Any], Base]:
+    """The settled model, what finishes it, and its base."""
     # Its own generator, so that nobody else's random numbers are used up; its state after the base is built is
     # that of the run, so that what a method draws when it prepares is what it drew there.
     with torch.random.fork_rng(devices=[]):
@@ -159,10 +177,7 @@ def load_delta(path: Path, base: Base | None = None) -> Deployed:
         refuse_base(delta, base)
         model, finishing = settled(delta, copy.deepcopy(base.model), base.choice)
         put(model, delta)
-        model.eval()
-        for each in finishing.values():
-            model = method.finish(each, model)
-    return Deployed(model.eval(), base.tokenizer, delta.about.labels, delta.about.is_pair)
+    return model.eval(), finishing, base
 
 
 def refuse_base(delta: Delta, base: Base) -> None:
