@@ -14,6 +14,7 @@ from effnlp.evaluation.stage import gauge_of
 from effnlp.legality import IllegalCombinationError, Step, label
 from effnlp.model.classifier import ModelChoice
 from effnlp.model.language import TokenModel
+from effnlp.model.surgery import encoder_of
 
 
 def trains(finetuning: Any) -> bool:
@@ -46,15 +47,10 @@ def with_token_head(choice: ModelChoice, model: nn.Module) -> TokenModel:
     Raises:
         ValueError: If there is none.
     """
-    if hasattr(choice, "with_token_head"):
-        made: TokenModel = choice.with_token_head(model)
-        return made
-    from effnlp.model.token_head import token_head_of
-
-    encoder = model.encoder
-    assert isinstance(encoder, nn.Module)
-    head = token_head_of(encoder)
-    return TokenModel(encoder, head, head.predicts_next)
+    if not hasattr(choice, "with_token_head"):
+        raise ValueError(f"{type(choice).__name__} has no head that scores tokens")
+    made = choice.with_token_head(model)
+    return made if isinstance(made, TokenModel) else TokenModel(encoder_of(model), made, made.predicts_next)
 
 
 def pose(
@@ -64,6 +60,9 @@ def pose(
     if not hasattr(finetuning, "pose"):
         return model, data
     attempt.meter.add_flops(FlopCount({}, {}))  # counted, be it that nothing is asked
+    if hasattr(finetuning, "read_config"):
+        finetuning.read_config(config)
+    attempt.record.notes |= getattr(finetuning, "notes", {})
     device = attempt.hardware.torch_device()
 
     def ask(answering: nn.Module, examples: Examples) -> Tensor:

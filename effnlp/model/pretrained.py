@@ -39,6 +39,7 @@ PROVIDES = {
         "softmax_attention",
         "layer_outputs",
         "pretrained_weights",
+        "token_head",
         "uninterrupted_training",
     )
 }

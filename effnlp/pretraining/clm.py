@@ -25,8 +25,8 @@ class CLM:
     """The choice ``pretraining=clm``.
 
     Args:
-        corpus: Sources of texts, see :func:`~effnlp.pretraining.corpus.read_corpus`.
         root: Folder of data, for sources that are folders.
+        corpus: Sources of texts, see :func:`~effnlp.pretraining.corpus.read_corpus`.
         steps: Optimiser steps.
         batch_size: Pieces of documents in a batch.
         max_length: Longest piece in tokens; None: as long as the model reads.
@@ -41,8 +41,8 @@ class CLM:
 
     def __init__(
         self,
+        root: str | None,
         corpus: Sequence[str] = ("docstrings",),
-        root: str | None = None,
         steps: int = 2000,
         batch_size: int = 64,
         max_length: int | None = None,

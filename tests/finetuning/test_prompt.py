@@ -213,3 +213,13 @@ def test_the_labels_of_the_documentation_are_its_themes():
     from effnlp.task.docstrings import THEMES
 
     assert set(PHRASINGS["docstrings"].words) == set(PHRASINGS["docstrings"].about) == set(THEMES)
+
+
+@pytest.mark.parametrize(("family", "template"), [("bert", "{text} {answer}"), ("gpt2", "{text} {answer}")])
+def test_a_checkpoint_answers_with_its_own_head(run_tiny, tiny_family, family, template):
+    tiny = tiny_family(family)
+    record = run_tiny(
+        "model=pretrained", f"model.name={tiny.path}", "model.max_length=32", "finetuning=prompt",
+        "finetuning.words={good: a, bad: b, odd: c}", f"finetuning.templates=['{template}']",
+    )  # fmt: skip
+    assert record.status == "completed" or "answers with one token" in record.message, record.message

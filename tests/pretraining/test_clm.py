@@ -31,7 +31,7 @@ def batch():
 def test_the_loss_is_that_of_each_token_after_a_shift_by_hand(model, batch):
     nats = []
     with torch.no_grad():
-        loss = CLM().loss(model, batch)
+        loss = CLM(None).loss(model, batch)
         for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
             ids = row[: int(mask.sum())]
             for end in range(1, len(ids)):
@@ -46,11 +46,13 @@ def test_the_loss_is_that_of_each_token_after_a_shift_by_hand(model, batch):
 def test_what_pads_a_batch_changes_nothing(model, batch):
     padded = {name: torch.nn.functional.pad(tensor, (0, 5), value=0) for name, tensor in batch.items()}
     with torch.no_grad():
-        assert float(CLM().loss(model, padded)) == pytest.approx(float(CLM().loss(model, batch)), rel=1e-6)
+        assert float(CLM(None).loss(model, padded)) == pytest.approx(
+            float(CLM(None).loss(model, batch)), rel=1e-6
+        )
 
 
 def test_a_value_outside_its_range_is_refused_by_key():
     with pytest.raises(
         ValueError, match=r"pretraining\.batch_size must be a whole number of at least 1, got 0"
     ):
-        CLM(batch_size=0)
+        CLM(None, batch_size=0)

@@ -101,7 +101,7 @@ def test_the_loss_is_the_cross_entropy_of_the_chosen_tokens_alone(tokenizer):
     torch.manual_seed(0)
     encoder = BackboneEncoder(Size(1, 16, 2, 32), Attention, tokenizer.vocabulary_size, 32, dropout=0.0)
     model = TokenModel(encoder, TiedHead(tokenizer.vocabulary_size), predicts_next=False).eval()
-    choice = MLM(mask_fraction=0.4)
+    choice = MLM(None, mask_fraction=0.4)
     batch = pieces(tokenizer, ["words of sentences", "readable"] * 8, 32).batch(range(16))
     posed = choice.pose(batch, tokenizer, seeded())
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_nothing_to_guess_costs_nothing(tokenizer):
     encoder = BackboneEncoder(Size(1, 16, 2, 32), Attention, tokenizer.vocabulary_size, 32)
     model = TokenModel(encoder, TiedHead(tokenizer.vocabulary_size), predicts_next=False)
     batch = tokenizer.encode([""]).batch([0])
-    loss = MLM().loss(model, MLM().pose(batch, tokenizer, seeded()))
+    loss = MLM(None).loss(model, MLM(None).pose(batch, tokenizer, seeded()))
     assert float(loss.detach()) == 0.0
     loss.backward()
 
@@ -135,4 +135,4 @@ def test_nothing_to_guess_costs_nothing(tokenizer):
 )
 def test_values_outside_their_range_are_refused_by_key(keys, said):
     with pytest.raises(ValueError, match=said):
-        MLM(**keys)
+        MLM(None, **keys)
