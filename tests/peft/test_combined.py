@@ -288,3 +288,31 @@ def test_a_copy_prepared_by_a_copy_is_independent(make_classifier, make_batch):
     before = model(batch)
     method.finish(combined, shake(copy.deepcopy(model), seed=8))
     assert torch.equal(model(batch), before)
+
+
+def test_a_search_chooses_what_is_combined():
+    from effnlp.compose import Composer
+    from effnlp.search.space import parse
+
+    inner = {
+        "peft/parts": "[lora,bitfit],[ia3,lora]",
+        "peft/parts=[ia3,lora]": {"peft.parts.ia3.targets": "[key],[value]"},
+    }
+    dimensions = {"peft": "none,lora,combined", "peft=combined": inner}
+    space, _ = parse(dimensions, ["task=files", "task.path=texts.csv"])
+    points = list(space.points())
+    assert len(points) == space.combinations() == 5
+    found = []
+    with hydra_context():
+        composer = Composer()
+        for point in points:
+            made = composer(["task=files", "task.path=texts.csv", *(f"{k}={v}" for k, v in point.items())])
+            check(made.config, made.chosen, [conf_dir()])
+            found.append((made.chosen["peft"], made.chosen.get("peft/parts"), made.folder))
+    assert [one[:2] for one in found] == [
+        ("none", None), ("lora", None), ("combined", "lora+bitfit"), ("combined", "ia3+lora"), ("combined", "ia3+lora"),
+    ]  # fmt: skip
+    assert len({folder for _, _, folder in found}) == 5
+    parts = next(d for d in space.dimensions if d.key == "peft/parts")
+    assert parts.fitting(["lora", "bitfit"]) == "[lora,bitfit]"  # as a record says it
+    assert parts.fitting(["bitfit", "lora"]) is None
