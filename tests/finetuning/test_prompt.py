@@ -215,12 +215,12 @@ def test_the_labels_of_the_documentation_are_its_themes():
     assert set(PHRASINGS["docstrings"].words) == set(PHRASINGS["docstrings"].about) == set(THEMES)
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "electra", "gpt2"])
 def test_a_checkpoint_answers_with_its_own_head(run_tiny, tiny_family, family):
     tiny = tiny_family(family)
     record = run_tiny(
         "model=pretrained", f"model.name={tiny.path}", "model.max_length=32", "finetuning=prompt",
-        "finetuning.words={good: lovely, bad: awful, odd: strange}", ASKED,
+        "finetuning.words={good: a, bad: the, odd: sat}", ASKED,
     )  # fmt: skip
     assert record.status == "completed", record.message
     assert "flops/uncounted" not in record.notes
