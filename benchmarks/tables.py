@@ -218,15 +218,75 @@ def report_scale_table(result: Mapping[str, Any]) -> Table:
     return Table([f"`effnlp report` on {result['records']:,} records ({size})", "figure"], rows)
 
 
+def peft_step_table(result: Mapping[str, Any]) -> Table:
+    """One row a method, both sides of it and their ratio."""
+    rows = []
+    for method, found in result["methods"].items():
+        peaks = [found["said"][whose]["peak_memory_bytes"] for whose in ("effnlp", "peft")]
+        builds = [found["said"][whose]["build_seconds"] for whose in ("effnlp", "peft")]
+        rows += [
+            [f"{method}: seconds of a step", *(spread(found["seconds"][w], 3) for w in ("effnlp", "peft")),
+             spread(found["ratio"]), f"≤ {result['target']:.2f}"],
+            [f"{method}: peak memory", *megabytes(peaks), ratio(peaks), f"≤ {result['target']:.2f}"],
+            [f"{method}: load and inject", *(f"{value:.2f} s" for value in builds), ratio(builds),
+             f"≤ {result['build_target_seconds']:.0f} s"],
+        ]  # fmt: skip
+    return Table(["MiniLM", "effnlp", "peft", "effnlp / peft", "target"], rows)
+
+
+def peft_families_table(result: Mapping[str, Any]) -> Table:
+    """One row a family on a model."""
+    rows = [
+        [f"{model}: `{family}`", f"{found['trainable_params']:,}", f"{spread(found['seconds'], 2)} s",
+         spread(found["ratio"]), *megabytes(
+             [found[key] for key in ("peak_memory_bytes", "optimizer_bytes", "delta_bytes")])]
+        for model, families in result["models"].items() for family, found in families.items()
+    ]  # fmt: skip
+    header = ["model and family", "trained", "a step", "of full", "peak memory", "optimizer", "kept"]
+    return Table(header, rows)
+
+
+def serving_table(result: Mapping[str, Any]) -> Table:
+    """One row a number of tasks and a way to serve them."""
+    rows = []
+    for count, ways in result["tasks"].items():
+        for way, found in ways.items():
+            swap = found["swap_seconds"]
+            rows.append(
+                [f"{count}: {way}", *megabytes([found["held_bytes"], found["stored_bytes"]]),
+                 "none" if swap is None else milliseconds(swap), milliseconds(found["text_seconds"])]
+            )  # fmt: skip
+    return Table(["tasks", "in memory", "on disk", "a swap", "a text"], rows)
+
+
+def megabytes(values: Sequence[float | None]) -> list[str]:
+    """Bytes as shown; a dash where the system does not say."""
+    return ["—" if value is None else f"{value / 1e6:.1f} MB" for value in values]
+
+
+def milliseconds(found: Mapping[str, float]) -> str:
+    """Median and quartiles of seconds, shown in milliseconds."""
+    return f"{spread(found, 1, 1e3)} ms"
+
+
+def ratio(values: Sequence[float | None]) -> str:
+    """The first through the second."""
+    one, other = values
+    return "—" if one is None or other is None else f"{one / other:.2f}"
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
     "evaluation_cost": evaluation_cost_table,
     "dashboard": dashboard_table,
     "int8_linear": int8_linear_table,
+    "peft_families": peft_families_table,
+    "peft_step": peft_step_table,
     "repeatability": repeatability_table,
     "report_scale": report_scale_table,
     "resume": resume_table,
     "rung_decision": rung_decision_table,
     "search_quality": search_quality_table,
+    "serving": serving_table,
     "startup": startup_table,
     "storage": storage_table,
     "sweep_overhead": sweep_overhead_table,
@@ -251,6 +311,7 @@ def publish(name: str, content: Mapping[str, Any], packages: Sequence[str] = (),
         write: False for a part of a benchmark, which must not take the place of the whole.
     """
     import platform
+    from importlib.metadata import version
 
     from rich.console import Console
 
@@ -260,7 +321,7 @@ def publish(name: str, content: Mapping[str, Any], packages: Sequence[str] = (),
     made = {
         "machine": machine(),
         "versions": {"effnlp": __version__, "python": platform.python_version()}
-        | {package: versions()[package] for package in packages},
+        | {package: versions().get(package) or version(package) for package in packages},
         "measured": now(),
         **content,
     }

@@ -248,9 +248,13 @@ class Adapters:
         if name not in self.deltas:
             raise ValueError(f"there is no delta {name!r}{suggest(name, list(self.deltas))}")
         if name not in self._ready:
-            self._ready = {}  # first: two merged models need not be in memory
+            self.let_go()  # first: two merged models need not be in memory
             self._ready = {name: self._made(name)}
         return self._ready[name]
+
+    def let_go(self) -> None:
+        """Hold no model of a task; the base and the deltas stay."""
+        self._ready = {}
 
     def held_bytes(self) -> int:
         """Bytes of all tensors that are held now, each once: the base, the deltas, and what is in use."""

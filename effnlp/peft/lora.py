@@ -87,7 +87,9 @@ class LoRALinear(nn.Module):
         """(…, I) to (…, O)."""
         if self.is_merged:
             return self.base(x)
-        return self.base(x) + linear(linear(self.dropout(x), self.a), self.b) * self.scale  # (…, O)
+        # Scaled where it is narrow: the product with the scale is kept for the backward pass.
+        narrow = linear(self.dropout(x), self.a) * self.scale  # (…, r)
+        return self.base(x) + linear(narrow, self.b)  # (…, O)
 
 
 class LoRA:

@@ -1,0 +1,90 @@
+"""Full fine-tuning against each PEFT family: time, memory, bytes of the optimizer and of what is kept.
+
+    python benchmarks/peft_families.py
+
+On MiniLM and on a random encoder of the shape of BERT-base with 124 million parameters. Each family has its default
+settings, a process of its own and one thread; they take turns of a few steps. Memory is the peak of the process
+above what it held before the model was made.
+"""
+
+import argparse
+import os
+from dataclasses import asdict
+from typing import Any
+
+from processes import BATCH_SIZE, CLASSES, TOKENS, in_turns
+from tables import publish
+from turns import Spread
+
+MODELS = {"MiniLM": 30522, "random, 124M": 50257}
+"""Name to rows of the table of tokens."""
+
+LEFT_OUT = ("combined", "hf", "adapter_fusion")
+"""They need parts, a type, or adapters that are trained already."""
+
+FULL = "none"
+
+
+def families() -> list[str]:
+    """Every choice of the group that acts by itself, the full fine-tuning first."""
+    from effnlp.menu import choice_names, conf_dir
+
+    names = [name for name in choice_names("peft", [conf_dir()]) if name not in LEFT_OUT]
+    return sorted(names, key=lambda name: (name != FULL, name))
+
+
+def build(model: str, family: str) -> Any:
+    """A model that a family has prepared, how it settles, and the rows of its table."""
+    from hydra.utils import instantiate
+
+    from effnlp import method
+    from effnlp.menu import conf_dir, read_yaml
+    from effnlp.model.backbone import SIZES, BackboneEncoder
+    from effnlp.model.classifier import Classifier
+    from effnlp.model.mixer.attention import Attention
+    from effnlp.model.pretrained import Pretrained
+
+    made: Any
+    if model == "MiniLM":
+        made = Pretrained("minilm").build(None, CLASSES)  # type: ignore[arg-type]
+    else:
+        made = Classifier(BackboneEncoder(SIZES["base"], Attention, MODELS[model], max_length=128), CLASSES)
+    peft = instantiate(read_yaml(conf_dir() / "peft" / f"{family}.yaml"), _convert_="all")
+    return method.prepare([peft], made), lambda trained: method.settle([peft], trained), MODELS[model]
+
+
+def measure(model: str, names: list[str], turns: int, steps: int) -> dict[str, Any]:
+    """For each family its seconds a step, their ratio to full fine-tuning turn by turn, memory and bytes.
+
+    Only a family and the full fine-tuning are in memory at a time.
+    """
+    found = {}
+    for name in names:
+        both = {each: {"model": model, "family": each} for each in dict.fromkeys((FULL, name))}
+        seconds, said = in_turns(build, both, turns, steps)
+        ratios = [a / b for a, b in zip(seconds[name], seconds[FULL], strict=True)]
+        spread = asdict(Spread.of(seconds[name]))
+        found[name] = {"seconds": spread, "ratio": asdict(Spread.of(ratios)), **said[name]}
+    return found
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="two turns of LoRA on MiniLM; nothing is written"
+    )
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    models = ["MiniLM"] if options.quick else list(MODELS)
+    names = [FULL, "lora"] if options.quick else families()
+    turns, steps = (2, 2) if options.quick else (6, 3)
+    found = {model: measure(model, names, turns, steps) for model in models}
+    content = {"batch_size": BATCH_SIZE, "tokens": TOKENS, "turns": turns - 1, "models": found}
+    publish("peft_families", content, ("torch", "transformers"), write=not options.quick)
+
+
+if __name__ == "__main__":
+    main()
