@@ -85,6 +85,9 @@ class PrefixTuning:
 
     A prefix takes part in every softmax from the first step on: the model does not start as its base.
 
+    The prefix has no position: unlike in the paper's code and in the library ``peft``, which count the text's positions
+    from the prefix on, a text keeps its own, and may be as long as without a prefix.
+
     What is kept is 2·L·P·W numbers. With the network, P·D + D·M + M + 2·L·W·(M + 1) are trained.
 
     Args:
