@@ -152,9 +152,10 @@ def load_delta(path: Path, base: Base | None = None) -> Deployed:
         ValueError: If it is damaged, or of another base.
     """
     delta = read_delta(path)
-    model, finishing, base = _put_on(delta, base)
-    for each in finishing.values():
-        model = method.finish(each, model)
+    with torch.random.fork_rng(devices=[]):
+        model, finishing, base = _put_on(delta, base)
+        for each in finishing.values():
+            model = method.finish(each, model)
     return Deployed(model.eval(), base.tokenizer, delta.about.labels, delta.about.is_pair)
 
 
@@ -165,18 +166,20 @@ def read_delta(path: Path) -> Delta:
 
 def unfinished(delta: Delta) -> nn.Module:
     """The settled model of a delta, before any method merges it or rounds it."""
-    return _put_on(delta, None)[0]
+    with torch.random.fork_rng(devices=[]):
+        return _put_on(delta, None)[0]
 
 
 def _put_on(delta: Delta, base: Base | None) -> tuple[nn.Module, dict[str, Any], Base]:
-    """The settled model, what finishes it, and its base."""
-    # Its own generator, so that nobody else's random numbers are used up; its state after the base is built is
-    # that of the run, so that what a method draws when it prepares is what it drew there.
-    with torch.random.fork_rng(devices=[]):
-        base = base or Base.build(delta.about.config, delta.about.classes)
-        refuse_base(delta, base)
-        model, finishing = settled(delta, copy.deepcopy(base.model), base.choice)
-        put(model, delta)
+    """The settled model, what finishes it, and its base; the caller keeps its random numbers from this.
+
+    The state of the generator after the base is built is that of the run, so that what a method draws when it
+    prepares is what it drew there.
+    """
+    base = base or Base.build(delta.about.config, delta.about.classes)
+    refuse_base(delta, base)
+    model, finishing = settled(delta, copy.deepcopy(base.model), base.choice)
+    put(model, delta)
     return model.eval(), finishing, base
 
 
@@ -283,11 +286,11 @@ class Adapters:
         delta = self.deltas[name]
         with torch.random.fork_rng(devices=[]):
             model, finishing = settled(delta, model, self.base.choice)
-        put(model, delta, is_checked)
-        model.eval()
-        for group, each in finishing.items():
-            if self.is_merged or group != "peft":
-                model = method.finish(each, model)
+            put(model, delta, is_checked)
+            model.eval()
+            for group, each in finishing.items():
+                if self.is_merged or group != "peft":
+                    model = method.finish(each, model)
         return model.eval()
 
 
