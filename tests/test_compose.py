@@ -175,7 +175,7 @@ def test_a_users_folder_adds_choices_to_groups(own_configs):
 
 def test_a_target_that_cannot_be_loaded_is_refused_by_name(own_configs):
     (own_configs / "peft" / "lost.yaml").write_text("_target_: nowhere.at.all\n")
-    assert "_target_=nowhere.at.all cannot be loaded" in refusal("peft=lost", config_dir=own_configs)
+    assert "'nowhere.at.all': there is no module 'nowhere.at'" in refusal("peft=lost", config_dir=own_configs)
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):

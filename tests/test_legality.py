@@ -2,7 +2,6 @@
 
 import itertools
 import random
-import time
 
 import pandas as pd
 import pytest
@@ -42,8 +41,17 @@ def combination(model="backbone", peft="none", **slots):
     return chosen | {f"compression/{slot}": slots.get(slot, "none") for slot in SLOTS}
 
 
-def everything():
-    """Every combination of choices and moments: (chosen, moments)."""
+def kinds_of_peft():
+    """One choice for each set of declarations, which is all that legality sees of it."""
+    kinds = {}
+    for name in choice_names("peft", CONF):
+        choice = read_choice("peft", name, CONF)
+        kinds.setdefault(repr((choice.requires, choice.provides, choice.removes, choice.parts)), name)
+    return [*kinds.values()]
+
+
+def everything(pefts=()):
+    """Every combination of choices and moments: (chosen, moments); of ``pefts``, or of one of each kind."""
     options = {}
     for slot in SLOTS:
         options[slot] = []
@@ -51,7 +59,7 @@ def everything():
             has_moment = "moment" in read_choice(f"compression/{slot}", name, CONF).keys
             options[slot] += [(name, moment) for moment in (legality.TOLD if has_moment else (None,))]
     for model, peft, *taken in itertools.product(
-        MODELS, choice_names("peft", CONF), *(options[slot] for slot in SLOTS)
+        MODELS, pefts or kinds_of_peft(), *(options[slot] for slot in SLOTS)
     ):
         chosen = {**model, "peft": peft} | {
             f"compression/{slot}": name for slot, (name, _) in zip(SLOTS, taken, strict=True)
@@ -149,7 +157,7 @@ def words_of(message):
 
 
 def test_each_way_out_of_every_refusal_is_legal_and_there_always_is_one():
-    start, refused, advised = time.monotonic(), 0, 0
+    refused, advised = 0, 0
     for chosen, moments in everything():
         settings = settings_of(chosen, **moments)
         if first_conflict(gather(settings, chosen, CONF)) is None:
@@ -176,7 +184,6 @@ def test_each_way_out_of_every_refusal_is_legal_and_there_always_is_one():
             assert check(settings_of(changed, **told), changed, CONF), way
     assert refused > 50
     assert advised > refused
-    assert time.monotonic() - start < 20  # about 2 s alone
 
 
 def test_the_neutral_choice_never_stands_in_the_way():
@@ -252,9 +259,13 @@ def covering(combinations, seed=0):
     return taken
 
 
+OF_ITSELF = [name for name in choice_names("peft", CONF) if name != "adapter_fusion"]
+"""That one fuses adapters which other runs have trained."""
+
+
 def factors():
     """Every legal combination that needs no download, with every order of compression."""
-    for chosen, moments in everything():
+    for chosen, moments in everything(OF_ITSELF):
         if chosen["model"] != "pretrained":
             for order in itertools.permutations(SLOTS):
                 if first_conflict(gather(settings_of(chosen, order, **moments), chosen, CONF)) is None:

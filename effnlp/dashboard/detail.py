@@ -121,9 +121,7 @@ def answers(folder: Path) -> dict[str, Answers]:
         confidence, accuracy, count = (part[held].tolist() for part in bins)
         reliable = Reliability(confidence, accuracy, [*map(int, count)], expected_calibration_error(bins))
         sure, chosen = shares.max(dim=1)
-        found[split] = Answers(
-            kept.labels, chosen.numpy(), sure.numpy(), int(shares.shape[1]), reliable
-        )
+        found[split] = Answers(kept.labels, chosen.numpy(), sure.numpy(), int(shares.shape[1]), reliable)
     return found
 
 
