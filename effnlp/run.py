@@ -213,7 +213,7 @@ def _stages(
             model, data = pose(finetuning, model, data, config, attempt)
         # A model that was made to answer has in its words what no base and no delta say.
         taker = Taker(is_wanted=config["keep_model"] and not hasattr(finetuning, "pose"))
-        with meter.stage("compression"):
+        with meter.stage("compression", count_flops=True):
             taker.built(model)
         prepared = [methods[group] for group in groups_at(steps, "prepare")]
         with meter.stage("finetuning"):
@@ -221,7 +221,7 @@ def _stages(
             if not trains(finetuning):
                 model.requires_grad_(False)
             record.put({"model/trainable_params": count_params(model, trainable_only=True)})
-            with meter.aside("compression"):
+            with meter.aside("compression", count_flops=True):
                 taker.prepared(model)
             finishing = [finetuning, *(methods[group] for group in groups_at(steps, "finish"))]
             at_rungs = (

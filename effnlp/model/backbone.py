@@ -201,9 +201,9 @@ class BackboneEncoder(nn.Module):
     def prefix_readers(self) -> dict[str, int]:
         """Names of the mixers whose attention can read a prefix, to the width of its keys."""
         return {
-            f"layers.{i}.mixer": int(block.mixer.prefix_width)
+            f"layers.{i}.mixer": width
             for i, block in enumerate(self.layers)
-            if hasattr(block.mixer, "prefix_width")
+            if (width := getattr(block.mixer, "prefix_width", None)) is not None
         }
 
     @property

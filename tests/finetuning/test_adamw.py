@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 import torch
 from hydra.utils import get_object
@@ -58,7 +60,8 @@ def test_a_model_without_layers_refuses_what_counts_layers(keys):
 
 @pytest.mark.parametrize("path", DESCENDING, ids=lambda path: path.stem)
 def test_every_fine_tuning_hands_its_keys_on(path, make_classifier):
-    make = get_object(OmegaConf.load(path)["_target_"])
+    needed = {"instruction": {"with_tasks": ["sst2"]}}.get(path.stem, {})
+    make = functools.partial(get_object(OmegaConf.load(path)["_target_"]), **needed)
     model = make_classifier(depth=2)
     choice = make(learning_rate=1e-3, layer_decay=0.5, gradual_unfreezing=0.25)
     optimizer, _ = choice.optimizer(model, steps=4)
