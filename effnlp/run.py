@@ -318,9 +318,7 @@ def _finetune(
         hardware=attempt.hardware,
         folder=attempt.checkpoints,
         seed=int(seeds["init"]),
-        gauge=MeterGauge(
-            attempt.meter, attempt.quiet, getattr(finetuning, "data_dependent_compute", False)
-        ),
+        gauge=MeterGauge(attempt.meter, attempt.quiet, getattr(finetuning, "data_dependent_compute", False)),
         at_checkpoint=attempt.remember_spent,
         report=attempt.report,
         at_start=at_rungs.look if at_rungs else _pass,
