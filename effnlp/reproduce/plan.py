@@ -4,7 +4,9 @@ A run is composed as ``effnlp run`` composes it, and lies where that puts it. So
 config, seeds, texts and evaluator is used again, whoever made it: another experiment, a row of this one, a hand.
 """
 
+import functools
 import json
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +24,7 @@ from effnlp.compose import (
 )
 from effnlp.identity import config_hash
 from effnlp.legality import check
-from effnlp.menu import conf_dir
+from effnlp.menu import conf_dir, suggest
 from effnlp.record import COMPLETED, EVALUATOR, Record
 from effnlp.reproduce.experiment import Experiment, Layer
 from effnlp.reproduce.seeds import seed_name
@@ -30,6 +32,9 @@ from effnlp.reproduce.versions import other_versions
 
 NOT_OF_A_ROW = ("seed.", "search.", "search/", "hydra.", "hydra/")
 """Beginnings of overrides that a row cannot have: seeds are the layer's, the others are no part of a run."""
+
+FOLDER_OF = re.compile(r"@\{([^{}]*)\}")
+"""In an override of a row, what stands for the folder of the run of another row with the same seeds."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class PlannedRun:
         folder: Where it lies, absolute.
         group: The experiment that asked for it first.
         name: For a reader: experiment, row and seed.
+        after: Folders of runs that it reads, and that must have ended before it.
     """
 
     overrides: tuple[str, ...]
@@ -48,6 +54,7 @@ class PlannedRun:
     folder: Path
     group: str
     name: str
+    after: tuple[Path, ...] = ()
 
     @property
     def command(self) -> str:
@@ -107,7 +114,7 @@ def make_plans(wanted: Sequence[tuple[Experiment, str]]) -> list[Plan]:
             for row in layer.rows:
                 where = f"{experiment.name}, layer {name}, row {row}"
                 try:
-                    rows[row] = _runs_of(experiment.name, layer, row, pairs, compose, known)
+                    rows[row] = _runs_of(experiment.name, layer, row, pairs, compose, known, rows)
                 except ValueError as error:  # of the config, of legality, or of what a module declares
                     problems[f"{where}: {error}"] = None
             plans.append(Plan(experiment.name, name, rows))
@@ -123,21 +130,49 @@ def _runs_of(
     seeds: Sequence[tuple[int, int]],
     compose: Composer,
     known: dict[Path, PlannedRun],
+    above: Mapping[str, Mapping[str, PlannedRun]],
 ) -> dict[str, PlannedRun]:
-    """The runs of one row, by the names of their seeds; new ones are entered in ``known``."""
+    """The runs of one row, by the names of their seeds; new ones are entered in ``known``.
+
+    Args:
+        above: The rows before it, to whose runs it may refer.
+    """
     overrides = overrides_of(layer.common, layer.rows[row])
     found = {}
     for number, (init, order) in enumerate(seeds):
-        typed = (*overrides, f"seed.init={init}", f"seed.order={order}")
+        name = seed_name(init, order)
+        of = functools.partial(_run_above, above, name)
+        read = [of(each) for override in overrides for each in FOLDER_OF.finditer(override)]
+        filled = [_filled(override, of) for override in overrides]
+        typed = (*filled, f"seed.init={init}", f"seed.order={order}")
         composed = compose(typed)
         if number == 0:  # what is legal does not depend on seeds
             check(composed.config, composed.chosen, [conf_dir()])
-        name = seed_name(init, order)
         run = PlannedRun(
-            typed, composed, Path(composed.folder).absolute(), experiment, f"{experiment}: {row}, seed {name}"
-        )
+            typed, composed, Path(composed.folder).absolute(), experiment, f"{experiment}: {row}, seed {name}",
+            tuple(other.folder for other in read),
+        )  # fmt: skip
         found[name] = known.setdefault(run.folder, run)
     return found
+
+
+def _filled(override: str, of: Callable[[re.Match[str]], PlannedRun]) -> str:
+    """The override with folders in place of what stands for them."""
+    return FOLDER_OF.sub(lambda reference: of(reference).composed.folder, override)
+
+
+def _run_above(
+    above: Mapping[str, Mapping[str, PlannedRun]], seed: str, reference: re.Match[str]
+) -> PlannedRun:
+    """The run to which a row refers.
+
+    Raises:
+        ConfigError: If there is no such row above it, or that one makes no run.
+    """
+    row = reference[1]
+    if seed not in above.get(row, {}):
+        raise ConfigError(f"{reference[0]} is no row above this one{suggest(row, list(above))}")
+    return above[row][seed]
 
 
 def overrides_of(common: Sequence[str], own: Sequence[str]) -> list[str]:

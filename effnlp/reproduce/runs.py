@@ -173,15 +173,9 @@ def _do(
     for line in forecast_in_words(runs, expected, workers):
         _say(console, line)
     ordered = longest_first(runs, expected)
+    numbers = {run.folder: number for number, run in enumerate(ordered)}
     jobs = [
-        Job(
-            run.name,
-            run.overrides,
-            str(run.folder),
-            {**run.composed.config, **({"again": True} if again else {})},
-            run.composed.chosen,
-        )
-        for run in ordered
+        _job(run, [numbers[folder] for folder in run.after if folder in numbers], again) for run in ordered
     ]
     session = begin(SESSIONS, jobs, workers, max(1, len(allowed_cpus()) // workers))
     with term_is_interrupt(), watched(Watcher(session, expected, console)):
@@ -200,6 +194,11 @@ def _do(
             if left:
                 _say(console, f"workers were lost ({broken}); {len(left)} runs go on with new ones")
     session.remove()
+
+
+def _job(run: PlannedRun, after: Sequence[int], again: bool) -> Job:
+    config = {**run.composed.config, **({"again": True} if again else {})}
+    return Job(run.name, run.overrides, str(run.folder), config, run.composed.chosen, after)
 
 
 def _looked_again(found: Found, run: PlannedRun) -> Found:

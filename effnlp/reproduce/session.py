@@ -15,7 +15,7 @@ import socket
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Job:
         name: For a reader.
         folder: Of the run, absolute.
         config, chosen: As :class:`effnlp.compose.Composed` has them.
+        after: Numbers of runs that it reads: it waits until they have ended.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Job:
     folder: str
     config: Mapping[str, Any]
     chosen: Mapping[str, str]
+    after: Sequence[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,10 @@ class Session:
         """Runs that have not ended, in the order in which they are to be begun."""
         return [number for number in range(len(self.jobs)) if not self.is_over(number)]
 
+    def waits(self, number: int) -> bool:
+        """Whether a run reads another one that has not ended."""
+        return not all(map(self.is_over, self.jobs[number].after))
+
     @contextmanager
     def take(self, passed_over: Collection[int] = ()) -> Iterator[int | None]:
         """The first run that nobody does, this worker's alone while the block runs; None if there is none.
@@ -113,7 +119,7 @@ class Session:
             passed_over: Runs that are not wanted now.
         """
         for number in self.open_numbers:
-            if number in passed_over:
+            if number in passed_over or self.waits(number):
                 continue
             lock = filelock.FileLock(self.folder / "taken" / f"{number}.lock")
             try:

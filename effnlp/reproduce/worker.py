@@ -65,7 +65,7 @@ def work(worker: int, folder: Path) -> None:
                 if not _do(session, number, processes):
                     others[number] = time.monotonic() + WAIT_FOR_OTHERS_SECONDS
                 continue
-        if all(map(session.is_over, later)):
+        if all(map(session.is_over, later)) and not any(map(session.waits, session.open_numbers)):
             return  # what is left has a worker
         time.sleep(WAIT_SECONDS)
     raise KeyboardInterrupt

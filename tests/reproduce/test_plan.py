@@ -62,6 +62,23 @@ def test_what_a_row_says_itself_takes_the_place_of_what_all_rows_say():
         overrides_of(["a.b=1", "a.b=2"], [])
 
 
+def test_a_row_may_name_the_run_of_a_row_above_it_with_its_own_seeds():
+    rows = {"first": ["model.width=8"], "second": ["evaluation.reference=@{first}"]}
+    [plan] = plans(experiment(rows=rows, seeds=[(0, 0), (1, 2)]))
+    for seed in ("0", "1-2"):
+        first, second = plan.rows["first"][seed], plan.rows["second"][seed]
+        assert first.after == ()
+        assert second.after == (first.folder,)
+        assert second.composed.config["evaluation"]["reference"] == first.composed.folder
+
+
+@pytest.mark.parametrize("row", ["secnd", "later", "first"])
+def test_a_row_names_no_other_than_those_above_it(row):
+    rows = {"second": [], "first": [f"evaluation.reference=@{{{row}}}"], "later": []}
+    with pytest.raises(ConfigError, match=rf"row first: @\{{{row}\}} is no row above this one"):
+        plans(experiment(rows=rows))
+
+
 @pytest.mark.parametrize(
     "override", ["seed.init=1", "search.trials=3", "hydra.run.dir=x", "hydra/launcher=y"]
 )

@@ -239,6 +239,19 @@ def test_on_request_runs_are_done_anew_that_other_packages_made_and_only_those(l
     assert anew.rows["a"][0].record.identity["packages"] == kept.record.identity["packages"]
 
 
+def test_a_run_that_another_reads_is_done_before_it(lab):
+    rows = {
+        "a": ["trainer.epochs=3"],
+        "b": ["evaluation.reference=@{a}"],
+        "c": ["trainer.epochs=2", "evaluation.reference=@{b}"],
+    }
+    [done] = lab.go(experiment("tried", rows, lab.common), jobs=2)
+    order = {folder: number for number, folder in enumerate(lab.begun)}
+    [a], [b], [c] = (done.rows[row] for row in "abc")
+    assert order[a.folder] < order[b.folder] < order[c.folder]
+    assert "reference/val/changed" in b.record.values
+
+
 def test_a_record_whose_texts_are_gone_is_kept_and_its_cells_are_holes(lab):
     tried = experiment("tried", {"a": []}, lab.common)
     [before] = lab.go(tried)
