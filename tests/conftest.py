@@ -268,7 +268,7 @@ def _save_tiny_tokenizer(settings: dict[str, Any], folder: Path) -> int:
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     else:
         backend = Tokenizer(models.BPE())
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         trainer = trainers.BpeTrainer(
             vocab_size=256 + 60, special_tokens=tokens, initial_alphabet=alphabet, show_progress=False

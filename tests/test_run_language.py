@@ -198,7 +198,6 @@ def test_its_scenarios_are_measured_in_a_process_of_their_own(learn):
             ("model=bag_of_ngrams",),
             "finetuning=causal_lm needs next tokens .* model=bag_of_ngrams does not have",
         ),
-        (("model=pretrained",), "finetuning=causal_lm needs next tokens .* model=pretrained does not have"),
         (("model=backbone",), "model=backbone does not have; what would work: .*model=decoder"),
         (
             ("model/mixer=performer",),
@@ -216,3 +215,27 @@ def test_what_a_language_model_has_not_is_refused_before_the_training(run_tiny, 
     assert record.status == "failed"
     assert re.search(said, record.message)
     assert not (record.folder / "checkpoints").exists()
+
+
+def test_a_pretrained_encoder_is_refused_before_the_training(tiny_family, run_tiny):
+    bert = tiny_family("bert")
+    record = run_tiny(
+        "model=pretrained", f"model.name={bert.path}", "model.max_length=20", "finetuning=causal_lm",
+        "evaluation/quality=[language]",
+    )  # fmt: skip
+    assert record.status == "failed"
+    assert "the tokenizer does not keep texts byte by byte" in record.message
+
+
+def test_a_pretrained_decoder_is_fine_tuned_and_its_first_token_is_given(tiny_family, run_tiny):
+    tiny = tiny_family("gpt2")
+    record = run_tiny(
+        "model=pretrained", f"model.name={tiny.path}", "model.max_length=20", "finetuning=causal_lm", "peft=lora",
+        "evaluation/quality=[language]", "finetuning.learning_rate=1e-2",
+    )  # fmt: skip
+    assert record.status == "completed", record.message
+    assert record.values["val/loss"] < math.log(tiny.tokenizer.vocabulary_size)
+    kept = load_predictions(record.folder)["val"]
+    assert record.values["val/bits_per_byte"] == pytest.approx(
+        float(kept.logits[:, 0].sum()) / math.log(2) / float(kept.labels.sum())
+    )

@@ -235,7 +235,9 @@ def _joined(tables: Sequence[pd.DataFrame], classes: Sequence[int]) -> pd.DataFr
 def _labels(task: Task, table: pd.DataFrame, tokenizer: Any, encodings: Encodings) -> np.ndarray:
     """(N,) what the answers of a model are held against; of texts, how many of their bytes are read."""
     if task.is_language:
-        return encodings.totals(tokenizer.byte_lengths()).astype(np.float64)
+        lengths = tokenizer.byte_lengths()
+        given = encodings.ids[encodings.offsets[:-1]]  # (N,) the first token of each text is not predicted
+        return (encodings.totals(lengths) - lengths[given]).astype(np.float64)
     return table["label"].to_numpy(np.float64 if task.is_regression else np.int64)
 
 

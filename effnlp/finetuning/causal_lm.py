@@ -16,6 +16,7 @@ from effnlp.data.encodings import Batch
 from effnlp.finetuning.adamw import Descent
 from effnlp.finetuning.judge import Judge
 from effnlp.model.language import LanguageModel
+from effnlp.model.surgery import encoder_of
 from effnlp.task.task import Task
 
 if TYPE_CHECKING:
@@ -65,10 +66,24 @@ class CausalLM:
         self.descent = Descent(learning_rate, weight_decay, warmup_fraction, layer_decay, gradual_unfreezing)
 
     def with_head(self, model: nn.Module) -> LanguageModel:
-        """The encoder of a built model with a head for the next token."""
-        encoder = model.encoder
-        assert isinstance(encoder, nn.Module)
-        return LanguageModel(encoder)
+        """The encoder of a built model with a head for the next token: a fresh one, or that of its checkpoint.
+
+        Raises:
+            ValueError: If its tokens see those that follow them, or the checkpoint has no such head.
+        """
+        encoder = encoder_of(model)
+        if not hasattr(encoder, "checkpoint"):
+            return LanguageModel(encoder)
+        if not encoder.is_causal:
+            raise ValueError(
+                "finetuning=causal_lm predicts the next token, and the tokens of this model see those that follow "
+                f"them: {encoder.model_type} is no decoder"
+            )
+        from effnlp.model.token_head import (
+            token_head_of,  # with transformers, which models of ours do without
+        )
+
+        return LanguageModel(encoder, token_head_of(encoder))
 
     def objective(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean nats of the tokens of the batch: a scalar; 0 where no text has a token to predict."""

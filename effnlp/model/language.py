@@ -76,24 +76,25 @@ class LanguageModel(nn.Module):
     What is deployed scores texts, so that all that is measured of a model (FLOPs, latency, memory) holds the
     product with the whole vocabulary at every token that has a next one.
 
-    The first token of a text, which every text has in common, is given and not predicted; nor is the end.
+    The first token of a text is given and not predicted; nor is the end.
 
     Args:
         encoder: A :class:`CausalEncoder` that is a module.
+        head: Scores tokens from states; None: one that is tied to the embeddings of ``encoder``.
     """
 
     not_exported = "a language model has no ONNX form; --format torch keeps it"
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, head: nn.Module | None = None) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = TiedHead(encoder.tokens.num_embeddings)  # type: ignore[union-attr, arg-type]
+        self.head = head or TiedHead(encoder.tokens.num_embeddings)  # type: ignore[union-attr, arg-type]
 
     def scores(self, batch: Batch) -> Tensor:
         """(B, T - 1, V): after each token but the last, the logits of the one that follows it."""
         states: Tensor = self.encoder.states(batch)  # type: ignore[operator]  # (B, T, D)
         # Cut here and not after the product: the logits are the largest tensor by far, and need no copy then.
-        return self.head(states[:, :-1], self.encoder.tokens.weight)  # type: ignore[union-attr]
+        return score_tokens(self.encoder, self.head, states[:, :-1])
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, 2) float32: of each text the nats of all its predicted tokens, and how many there are."""

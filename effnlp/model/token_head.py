@@ -22,11 +22,14 @@ class TokenHead(nn.Module):
 
     Attributes:
         predicts_next: Whether the scores at a place are of the token after it, not of the one that is masked there.
+        is_pretrained: Its weights are the checkpoint's.
 
     Args:
         model: The library's model with its head. Its encoder is taken out of it.
         predicts_next: See above.
     """
+
+    is_pretrained = True
 
     def __init__(self, model: PreTrainedModel, predicts_next: bool) -> None:
         super().__init__()

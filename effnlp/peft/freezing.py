@@ -10,9 +10,12 @@ NORM_NAMES = ("LayerNorm", "RMSNorm")
 
 
 def freeze_all_but_head(model: nn.Module) -> None:
-    """Leave only the parameters of ``model.head`` trainable; a method then frees or adds its own."""
+    """Leave only the parameters of ``model.head`` trainable; a method then frees or adds its own.
+
+    A head that came with its weights (``is_pretrained``) is frozen with the encoder, whose embeddings it may share.
+    """
     model.requires_grad_(False)
-    model.head.requires_grad_(True)
+    model.head.requires_grad_(not getattr(model.head, "is_pretrained", False))
 
 
 def thaw(parameters: Iterable[nn.Parameter], learning_rate_factor: float) -> None:

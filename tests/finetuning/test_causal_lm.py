@@ -3,6 +3,7 @@ import math
 import pandas as pd
 import pytest
 import torch
+import transformers
 
 from effnlp.data.encodings import Encodings
 from effnlp.finetuning.causal_lm import CausalLM, view
@@ -10,6 +11,7 @@ from effnlp.model.backbone import BackboneEncoder, Size
 from effnlp.model.classifier import Classifier
 from effnlp.model.language import LanguageModel
 from effnlp.model.mixer.attention import Attention
+from effnlp.peft.lora import LoRA
 from effnlp.task.task import Task
 
 CHAIN = {1: (2, 3), 2: (4, 5), 3: (4, 5), 4: (2, 3), 5: (2, 3)}
@@ -97,3 +99,31 @@ def test_any_task_is_one_of_texts_here_and_stays_the_same_by_its_fingerprint(lab
 def test_a_value_outside_its_range_is_named(key, value):
     with pytest.raises(ValueError, match=rf"finetuning\.{key} must be .*, got {value}"):
         CausalLM(**{key: value})
+
+
+TEXTS = ["a cat sat on the mat", "the dog ran", "a red fox sat"]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "llama", "qwen2"])
+def test_a_pretrained_decoder_costs_what_the_library_says(tiny_family, family):
+    tiny = tiny_family(family)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tiny.path).eval()
+    batch = tiny.batch(TEXTS)
+    wanted = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    model = CausalLM().with_head(tiny.model).eval()
+    with torch.no_grad():
+        expected = theirs(batch["input_ids"], attention_mask=batch["attention_mask"], labels=wanted).loss
+        assert float(CausalLM().objective(model, batch)) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_an_encoder_that_reads_in_both_directions_is_refused(tiny_family):
+    with pytest.raises(ValueError, match="see those that follow them: bert is no decoder"):
+        CausalLM().with_head(tiny_family("bert").model)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])  # one ties its head to the embeddings
+def test_beside_a_pretrained_decoder_only_what_lora_adds_is_trained(tiny_family, family):
+    model = LoRA().prepare(CausalLM().with_head(tiny_family(family).model))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all(name.endswith((".a", ".b")) for name in trained)

@@ -51,7 +51,7 @@ def test_of_pairs_the_bytes_of_both_texts_count(toy_pairs):
 
 def test_a_tokenizer_that_changes_texts_cannot_tell_their_bytes(toy):
     tokenizer = Backbone(Attention, vocabulary_size=320).tokenizer(toy)
-    with pytest.raises(ValueError, match="does not keep texts as given"):
+    with pytest.raises(ValueError, match="does not keep texts byte by byte as given"):
         tokenizer.byte_lengths()
 
 
