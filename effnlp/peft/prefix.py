@@ -158,5 +158,6 @@ class PrefixTuning:
         prefixes = [module for module in model.modules() if isinstance(module, Prefix)]
         if not prefixes:
             raise ValueError(f"nothing to keep: {type(model).__name__} has no prefix")
-        note(model, "peft", {"layers": len(prefixes), "prefix_tokens": prefixes[0].rows.shape[1]})
+        length = prefixes[0].rows.shape[1]
+        note(model, "peft", {"layers": len(prefixes), "merged_layers": 0, "prefix_tokens": length})
         return model

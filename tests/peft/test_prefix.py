@@ -369,7 +369,7 @@ def test_every_token_of_the_prefix_costs_two_products_a_token_and_layer(make_cla
 def test_it_is_noted_what_was_added(make_classifier):
     method = PrefixTuning(4)
     model = method.finish(method.settle(method.prepare(make_classifier())))
-    assert model.applied["peft"] == {"layers": 3, "prefix_tokens": 4}
+    assert model.applied["peft"] == {"layers": 3, "merged_layers": 0, "prefix_tokens": 4}
 
 
 def test_finding_attention_does_not_move_the_randomness_of_the_run(tiny_family):
