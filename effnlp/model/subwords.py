@@ -52,8 +52,8 @@ class SubwordTokenizer:
         splitter = settings["pre_tokenizer"] or {}
         if settings["normalizer"] or splitter.get("type") != "ByteLevel" or splitter["add_prefix_space"]:
             raise ValueError(
-                "bytes per token, by which language models are compared, cannot be told from ids: the tokenizer does not "
-                "keep texts byte by byte as given (that of model=decoder, GPT-2 or Qwen does)"
+                "bytes per token, by which language models are compared, cannot be told from ids: the tokenizer does "
+                "not keep texts byte by byte as given (that of model=decoder, GPT-2 or Qwen does)"
             )
         special = {token["id"] for token in settings["added_tokens"]}
         lengths = np.zeros(self.vocabulary_size, dtype=np.int64)
