@@ -98,8 +98,16 @@ class LanguageModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, 2) float32: of each text the nats of all its predicted tokens, and how many there are."""
-        wanted, counted = batch["input_ids"][:, 1:], batch["attention_mask"][:, 1:]  # (B, T - 1) each
-        logits = self.scores(batch).float()  # (B, T - 1, V)
-        nats = cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")  # (B (T - 1),)
-        nats = (nats.view(wanted.shape) * counted).sum(1)  # (B,)
-        return torch.stack([nats, counted.sum(1).float()], dim=1)
+        return costs(self.scores(batch), batch)
+
+
+def costs(scores: Tensor, batch: Batch) -> Tensor:
+    """(B, 2) float32: of each text the nats of all its predicted tokens, and how many there are.
+
+    Args:
+        scores: (B, T - 1, V), after each token but the last.
+    """
+    wanted, counted = batch["input_ids"][:, 1:], batch["attention_mask"][:, 1:]  # (B, T - 1) each
+    nats = cross_entropy(scores.float().flatten(0, 1), wanted.flatten(), reduction="none")  # (B (T - 1),)
+    nats = (nats.view(wanted.shape) * counted).sum(1)  # (B,)
+    return torch.stack([nats, counted.sum(1).float()], dim=1)

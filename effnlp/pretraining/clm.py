@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from effnlp.data.encodings import Batch
 from effnlp.model.classifier import ModelChoice, Tokenizer
+from effnlp.model.language import costs
 from effnlp.model.subwords import SubwordTokenizer
 from effnlp.pretraining.stage import Start, learn
 from effnlp.pretraining.train import Schedule, descent
@@ -66,8 +66,6 @@ class CLM:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean nats of the tokens of the batch that have one before them: a scalar; 0 where there is none."""
-        wanted, counted = batch["input_ids"][:, 1:], batch["attention_mask"][:, 1:]  # (B, T - 1) each
         states = model.encoder.states(batch)  # type: ignore[operator, union-attr]  # (B, T, D)
-        scores = model.token_scores(states[:, :-1])  # type: ignore[operator]  # (B, T - 1, V)
-        nats = cross_entropy(scores.float().flatten(0, 1), wanted.flatten(), reduction="none")  # (B (T - 1),)
-        return (nats.view(wanted.shape) * counted).sum() / counted.sum().clamp_min(1)
+        nats, tokens = costs(model.token_scores(states[:, :-1]), batch).sum(0)  # type: ignore[operator]
+        return nats / tokens.clamp_min(1)
