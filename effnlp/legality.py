@@ -154,6 +154,8 @@ def check(config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequenc
     why = f"which {label(culprit)} takes away" if remover else f"which {label(model)} does not have"
     unknown = "" if capability in CAPABILITIES else suggest(capability, list(CAPABILITIES))
     at_odds = [step.choice.group, culprit.group, *(group for group in chosen if group == "pretraining")]
+    if culprit is model:
+        at_odds[1:1] = [group for group in chosen if group.startswith("model/")]
     at_odds += [
         group.partition("/")[0]
         for group in at_odds

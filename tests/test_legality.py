@@ -123,6 +123,12 @@ def test_a_refusal_names_both_choices_and_what_is_lacking(chosen, moments, both,
     assert "what would work" in message
 
 
+def test_where_a_part_of_the_model_lacks_something_another_part_is_advised():
+    message = refusal({**combination(peft="prefix"), "model/mixer": "performer"})
+    assert "peft=prefix needs softmax attention" in message
+    assert "model/mixer=attention" in message
+
+
 def test_full_fine_tuning_of_integers_is_advised_to_round_later_or_to_train_beside_them():
     message = refusal(combination(quantization="int8_weight_only"), quantization="prepare")
     for way in ("peft=bitfit", "peft=combined", "compression.quantization.moment=finish"):
