@@ -10,6 +10,11 @@ method that trains more than it keeps (a network that only shapes a prefix, the 
 ``settle(model)``, which leaves what is kept and nothing else. Done twice, it changes nothing more, and
 :func:`finish` sees to it that it was done.
 
+A method that must see texts before it acts (for the scales of activations, or the importance of heads) has
+``calibration_texts``, how many of the training split it wants, and ``calibrate(model, batches)``, called with batches
+that have labels just before its ``finish``, or before ``prepare`` where its attribute ``calibrates_at`` says so. What
+it learns of them it keeps in itself; the model is left as it is.
+
 A method that acts once may be a bare function from model to model: that is its ``finish``. What a method
 needs, gives and takes away is written as literal constants of its module, so that it is read without
 importing it (:mod:`effnlp.legality`).
@@ -26,7 +31,7 @@ follow from its arguments alone: a run that is taken up at a rung shows what the
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -40,12 +45,50 @@ Objective = Callable[[nn.Module, "Batch"], Tensor]
 """The loss of a model on a batch with labels: a scalar."""
 
 
-def prepare(methods: Sequence[Any], model: nn.Module) -> nn.Module:
-    """Let each method prepare the model, in order."""
+def prepare(methods: Sequence[Any], model: nn.Module, batches: "Sequence[Batch]" = ()) -> nn.Module:
+    """Let each method prepare the model, in order.
+
+    Args:
+        batches: Training texts for those that calibrate now.
+    """
     for method in methods:
         if hasattr(method, "prepare"):
+            calibrate(method, model, batches, "prepare")
             model = method.prepare(model)
     return model
+
+
+def texts_wanted(methods: Iterable[Any]) -> int:
+    """How many training texts the one that wants most of them wants to see."""
+    return max((int(getattr(method, "calibration_texts", 0)) for method in methods), default=0)
+
+
+def calibrate(method: Any, model: nn.Module, batches: "Sequence[Batch]", moment: str) -> None:
+    """Let a method that wants to see texts at this moment see them; the model is in the same mode after it.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not hasattr(method, "calibrate") or getattr(method, "calibrates_at", "finish") != moment:
+        return
+    if not batches:
+        raise ValueError(f"{type(method).__name__} calibrates, and there are no texts for it")
+    was_training, device = model.training, next(model.parameters()).device
+    wanted = list(first_texts(batches, method.calibration_texts))
+    method.calibrate(
+        model.eval(), [{key: value.to(device) for key, value in batch.items()} for batch in wanted]
+    )
+    model.train(was_training)
+
+
+def first_texts(batches: "Sequence[Batch]", count: int) -> "Iterator[Batch]":
+    """The batches up to the ``count``-th text, the last of them cut."""
+    for batch in batches:
+        size = min(count, len(batch["input_ids"]))
+        if size <= 0:
+            return
+        yield {name: tensor[:size] for name, tensor in batch.items()}
+        count -= size
 
 
 def callbacks(methods: Sequence[Any]) -> "list[Callback]":
@@ -69,9 +112,14 @@ def settle(methods: Sequence[Any], model: nn.Module) -> nn.Module:
     return model
 
 
-def finish(method: Any, model: nn.Module) -> nn.Module:
-    """What the method makes of the trained model."""
+def finish(method: Any, model: nn.Module, batches: "Sequence[Batch]" = ()) -> nn.Module:
+    """What the method makes of the trained model.
+
+    Args:
+        batches: Training texts for one that calibrates now.
+    """
     model = settle([method], model)
+    calibrate(method, model, batches, "finish")
     if hasattr(method, "finish"):
         return method.finish(model)
     if callable(method) and not hasattr(method, "prepare") and not hasattr(method, "callbacks"):
@@ -94,6 +142,7 @@ def preview(
     """
     # Together: what a method remembers of the model must be found in the copy.
     model, methods = copy.deepcopy((model, list(methods)))
+    batches = list(batches)
     device = next(model.parameters()).device
     model = model.cpu().eval()
     for method in methods:
@@ -101,7 +150,7 @@ def preview(
             moved = [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
             model = method.preview(model.to(device), step, steps, moved).cpu()
         else:
-            model = finish(method, model)
+            model = finish(method, model, batches)
     return model.eval()
 
 

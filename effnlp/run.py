@@ -18,13 +18,11 @@ from torch import nn
 from effnlp import method
 from effnlp.at_rungs import AtRungs, ToldError
 from effnlp.attempt import Attempt, run_key
+from effnlp.data.calibration import calibration_batches
 from effnlp.data.prepare import Prepared, as_learned, load_companions, load_task, prepare_data
 from effnlp.ending import complete, end_at_rung, fail, reason_of
 from effnlp.evaluation.companions import evaluate_companions
-from effnlp.evaluation.evaluate import (
-    ask_to_refuse,
-    refuse_sets,
-)
+from effnlp.evaluation.evaluate import ask_to_refuse, refuse_sets
 from effnlp.evaluation.meter import Meter
 from effnlp.evaluation.quiet import QuietLock
 from effnlp.evaluation.reference import absolute_reference, add_reference, refuse_reference
@@ -41,10 +39,10 @@ from effnlp.finetuning.loop import (
     rounds_of,
     steps_of,
 )
-from effnlp.legality import check
+from effnlp.legality import Step, check
 from effnlp.menu import conf_dir
 from effnlp.model.classifier import count_params
-from effnlp.model.delta import Taker, delta_bytes
+from effnlp.model.delta import Delta, Taker, delta_bytes
 from effnlp.model.storage import Deployed
 from effnlp.moments import groups_at, methods_of
 from effnlp.posing import pose, refuse_idle, trains, with_token_head
@@ -54,6 +52,7 @@ from effnlp.record import COMPLETED, FAILED, STOPPED, Events, Record
 from effnlp.search.rungs import Rungs
 from effnlp.serving import about
 from effnlp.signals import term_is_interrupt
+from effnlp.task.task import Task
 from effnlp.tracking.guarded import Guarded
 from effnlp.tracking.lightning import as_tracker
 from effnlp.tracking.tracker import Tracker
@@ -130,6 +129,63 @@ TOLD_AT_START = ("evaluator", "config_hash", "seed_init", "seed_order", "overrid
 """What the first event says of a run's identity, for whoever looks before there is a record."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What a config chose, found to go together and made.
+
+    Attributes:
+        steps: Who acts at which moment.
+        methods: Config group to method, of PEFT and of each compression slot.
+    """
+
+    steps: Sequence[Step]
+    methods: Mapping[str, Any]
+    model: Any
+    pretraining: Any
+    finetuning: Any
+    settings: TrainerSettings
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], chosen: Mapping[str, str], config_dir: Path | None) -> "Choices":
+        """Make them.
+
+        Raises:
+            IllegalCombinationError: If they do not go together.
+            ValueError: If a value is outside its range.
+        """
+        steps = check(config, chosen, [conf_dir()] + ([config_dir] if config_dir else []))
+        methods = methods_of(config)
+        model, pretraining, finetuning = (
+            instantiate(config[group], _convert_="all") for group in ("model", "pretraining", "finetuning")
+        )
+        refuse_idle(finetuning, steps)
+        return cls(steps, methods, model, pretraining, finetuning, TrainerSettings(**config["trainer"]))
+
+    @property
+    def preparing(self) -> list[Any]:
+        """The methods that act before training, in order."""
+        return [self.methods[group] for group in groups_at(self.steps, "prepare")]
+
+    @property
+    def finishing(self) -> list[Any]:
+        """What acts on the trained model, in order."""
+        return [self.finetuning, *(self.methods[group] for group in groups_at(self.steps, "finish"))]
+
+
+def _attempt(config: Mapping[str, Any], folder: Path, record: Record) -> Attempt:
+    """The attempt with its meter, its tracker and its hardware; nothing is started."""
+    meter: Meter = instantiate(config["meter"], _convert_="all")
+    return Attempt(
+        folder=folder,
+        record=record,
+        meter=meter,
+        quiet=QuietLock(description=str(folder), around_wait=meter.paused),
+        events=Events(folder),
+        tracker=Guarded(as_tracker(instantiate(config["tracking"], _convert_="all"))),
+        hardware=instantiate(config["hardware"], _convert_="all")(),
+    )
+
+
 def _stages(
     config: Mapping[str, Any],
     chosen: Mapping[str, str],
@@ -140,118 +196,148 @@ def _stages(
     rungs: Rungs | None,
 ) -> Record:
     """All stages in order; ``closing`` receives the tracker once it is started."""
-    steps = check(config, chosen, [conf_dir()] + ([config_dir] if config_dir else []))
-    methods = methods_of(config)
-    model_choice = instantiate(config["model"], _convert_="all")
-    pretraining = instantiate(config["pretraining"], _convert_="all")
-    finetuning = instantiate(config["finetuning"], _convert_="all")
-    refuse_idle(finetuning, steps)
-    settings = TrainerSettings(**config["trainer"])
-    meter: Meter = instantiate(config["meter"], _convert_="all")
-    attempt = Attempt(
-        folder=folder,
-        record=record,
-        meter=meter,
-        quiet=QuietLock(description=str(folder), around_wait=meter.paused),
-        events=Events(folder),
-        tracker=Guarded(as_tracker(instantiate(config["tracking"], _convert_="all"))),
-        hardware=instantiate(config["hardware"], _convert_="all")(),
-    )
+    choices = Choices.of(config, chosen, config_dir)
+    attempt = _attempt(config, folder, record)
     if attempt.hardware.threads is not None:
         torch.set_num_threads(attempt.hardware.threads)
     if config["again"]:
         shutil.rmtree(attempt.checkpoints, ignore_errors=True)
     with ExitStack() as stack:
-        stack.callback(meter.stop)
+        stack.callback(attempt.meter.stop)
         stack.callback(attempt.charge)
         stack.push(attempt.end)
         stack.enter_context(attempt.quiet.working())
-        with meter.stage("data", count_flops=True):
-            task = load_task(config["task"], attempt.fetch)
-        ask_to_refuse(config["finetuning"], task)
-        task = as_learned(task, config["finetuning"])
-        with meter.stage("data", count_flops=True):
-            companions = load_companions(config["finetuning"], task, attempt.fetch)
-        refuse_sets(config["evaluation"], task)
-        refuse_reference(config["evaluation"], task.name, task.fingerprint)
-        record.identity |= {
-            "task": task.name, "task_fingerprint": task.fingerprint, "recipe": dict(task.recipe),
-        }  # fmt: skip
-        if companions:
-            record.identity["companions"] = {other.name: other.fingerprint for other in companions}
-        record.notes["labels"] = list(task.labels)
+        task, companions = _read_texts(config, attempt)
         if not config["again"] and (earlier := _earlier(folder, record, rungs)) is not None:
             _compare_again(earlier, folder, config["evaluation"].get("reference"), task.labels)
             return earlier
         attempt.take_up()
-        told = {key: record.identity.get(key) for key in TOLD_AT_START}
-        attempt.events.add(
-            "started", task=task.name, fingerprint=task.fingerprint, choices=record.choices, **told
-        )
-        attempt.tracker.start(record.identity, config, record.choices, folder)
+        _tell_start(task, config, attempt)
         closing.append(attempt.tracker)
-        with meter.stage("pretraining"):
-            model_choice, tokenizer = pretraining.learn(
-                start_of(model_choice, config["model"], task, attempt)
-            )
-        with meter.stage("data", count_flops=True):
-            data = prepare_data(
-                task, config["data"]["filter"], config["model"], model_choice, attempt.fetch, companions,
-                tokenizer,
-            )  # fmt: skip
-            record.put(data.values())
-            if hasattr(finetuning, "read_tasks"):
-                finetuning.read_tasks(data.tasks, data.tokenizer)
-        with meter.stage("pretraining", count_flops=True):
-            torch.manual_seed(int(config["seed"]["init"]))
-            model: nn.Module = model_choice.build(data.tokenizer, data.classes)
-            if getattr(finetuning, "wants_token_head", False):
-                model = with_token_head(model_choice, model)
-            if hasattr(finetuning, "with_head"):
-                model = finetuning.with_head(model)
-        with meter.stage("finetuning"):
-            model, data = pose(finetuning, model, data, config, attempt)
-        # A model that was made to answer has in its words what no base and no delta say.
-        taker = Taker(is_wanted=config["keep_model"] and not hasattr(finetuning, "pose"))
-        with meter.stage("compression", count_flops=True):
-            taker.built(model)
-        prepared = [methods[group] for group in groups_at(steps, "prepare")]
-        with meter.stage("finetuning"):
-            model = method.prepare(prepared, model)
-            if not trains(finetuning):
-                model.requires_grad_(False)
-            record.put({"model/trainable_params": count_params(model, trainable_only=True)})
-            with meter.aside("compression", count_flops=True):
-                taker.prepared(model)
-            finishing = [finetuning, *(methods[group] for group in groups_at(steps, "finish"))]
-            at_rungs = (
-                AtRungs(rungs, model, finishing, taker.trainable, data, config, attempt) if rungs else None
-            )
-            if trains(finetuning):
-                fitted = _finetune(model, prepared, data, config, finetuning, settings, attempt, at_rungs)
-                record.put(_fit_values(fitted, _judge(finetuning)))
-            else:
-                record.put({"train/steps": 0.0})
-        with meter.stage("compression", count_flops=True):
-            taker.trained(model)
-            model = method.settle(finishing, model)
-            record.put(delta_bytes(model, taker.trainable))
-            delta = taker.take(model, **about(config, steps, data))
-            model.eval()
-            for each in finishing:
-                model = method.finish(each, model)
+        model, data = _build(task, companions, choices, config, attempt)
+        model, delta = _train(model, data, choices, config, attempt, rungs)
         deployed = Deployed(model, data.tokenizer, () if task.is_language else task.labels, task.is_pair)
-        with meter.stage("evaluation"):
+        with attempt.meter.stage("evaluation"):
             evaluate(deployed, data, config, attempt)
-            if hasattr(finetuning, "answering"):
-                sizes = finetuning.sizes(model)
-                record.put({f"model/{name}": value for name, value in sizes.items()})
-                gauge = gauge_of(model, attempt)
-                answering = functools.partial(finetuning.answering, model)
-                others = evaluate_companions(answering, data, config["evaluation"], gauge).under("val")
-                record.put(others.values, others.absent)
+            _evaluate_companions(model, data, choices.finetuning, config, attempt)
     record.notes["data/filter"] = dict(data.reasons)
     return complete(deployed, config, attempt, delta)
+
+
+def _read_texts(config: Mapping[str, Any], attempt: Attempt) -> tuple[Task, list[Task]]:
+    """The task and those learned beside it, once it is known that what was chosen can be done with them."""
+    record = attempt.record
+    with attempt.meter.stage("data", count_flops=True):
+        task = load_task(config["task"], attempt.fetch)
+    ask_to_refuse(config["finetuning"], task)
+    task = as_learned(task, config["finetuning"])
+    with attempt.meter.stage("data", count_flops=True):
+        companions = load_companions(config["finetuning"], task, attempt.fetch)
+    refuse_sets(config["evaluation"], task)
+    refuse_reference(config["evaluation"], task.name, task.fingerprint)
+    record.identity |= {
+        "task": task.name, "task_fingerprint": task.fingerprint, "recipe": dict(task.recipe),
+    }  # fmt: skip
+    if companions:
+        record.identity["companions"] = {other.name: other.fingerprint for other in companions}
+    record.notes["labels"] = list(task.labels)
+    return task, companions
+
+
+def _tell_start(task: Task, config: Mapping[str, Any], attempt: Attempt) -> None:
+    """Say to the events and to the tracker which run begins."""
+    record = attempt.record
+    told = {key: record.identity.get(key) for key in TOLD_AT_START}
+    attempt.events.add(
+        "started", task=task.name, fingerprint=task.fingerprint, choices=record.choices, **told
+    )
+    attempt.tracker.start(record.identity, config, record.choices, attempt.folder)
+
+
+def _build(
+    task: Task, companions: Sequence[Task], choices: Choices, config: Mapping[str, Any], attempt: Attempt
+) -> tuple[nn.Module, Prepared]:
+    """The model as it is before any method, and the texts as it reads them."""
+    meter, finetuning = attempt.meter, choices.finetuning
+    with meter.stage("pretraining"):
+        model_choice, tokenizer = choices.pretraining.learn(
+            start_of(choices.model, config["model"], task, attempt)
+        )
+    with meter.stage("data", count_flops=True):
+        data = prepare_data(
+            task,
+            config["data"]["filter"],
+            config["model"],
+            model_choice,
+            attempt.fetch,
+            companions,
+            tokenizer,
+        )
+        attempt.record.put(data.values())
+        if hasattr(finetuning, "read_tasks"):
+            finetuning.read_tasks(data.tasks, data.tokenizer)
+    with meter.stage("pretraining", count_flops=True):
+        torch.manual_seed(int(config["seed"]["init"]))
+        model: nn.Module = model_choice.build(data.tokenizer, data.classes)
+        if getattr(finetuning, "wants_token_head", False):
+            model = with_token_head(model_choice, model)
+        if hasattr(finetuning, "with_head"):
+            model = finetuning.with_head(model)
+    with meter.stage("finetuning"):
+        return pose(finetuning, model, data, config, attempt)
+
+
+def _train(
+    model: nn.Module,
+    data: Prepared,
+    choices: Choices,
+    config: Mapping[str, Any],
+    attempt: Attempt,
+    rungs: Rungs | None,
+) -> tuple[nn.Module, Delta | None]:
+    """The model as it is deployed, and what the task adds to its base."""
+    meter, record, finetuning = attempt.meter, attempt.record, choices.finetuning
+    prepared, finishing = choices.preparing, choices.finishing
+    seen = calibration_batches(data, method.texts_wanted(choices.methods.values()), config["seed"]["order"])
+    # A model that was made to answer has in its words what no base and no delta say.
+    taker = Taker(is_wanted=config["keep_model"] and not hasattr(finetuning, "pose"))
+    with meter.stage("compression", count_flops=True):
+        taker.built(model)
+    with meter.stage("finetuning"):
+        model = method.prepare(prepared, model, seen)
+        if not trains(finetuning):
+            model.requires_grad_(False)
+        record.put({"model/trainable_params": count_params(model, trainable_only=True)})
+        with meter.aside("compression", count_flops=True):
+            taker.prepared(model)
+        at_rungs = AtRungs(rungs, model, finishing, taker.trainable, data, config, attempt) if rungs else None
+        if trains(finetuning):
+            fitted = _finetune(model, prepared, data, config, finetuning, choices.settings, attempt, at_rungs)
+            record.put(_fit_values(fitted, _judge(finetuning)))
+        else:
+            record.put({"train/steps": 0.0})
+    with meter.stage("compression", count_flops=True):
+        taker.trained(model)
+        model = method.settle(finishing, model)
+        record.put(delta_bytes(model, taker.trainable))
+        delta = taker.take(model, **about(config, choices.steps, data))
+        model.eval()
+        for each in finishing:
+            model = method.finish(each, model, seen)
+    return model, delta
+
+
+def _evaluate_companions(
+    model: nn.Module, data: Prepared, finetuning: Any, config: Mapping[str, Any], attempt: Attempt
+) -> None:
+    """Quality on the tasks that were learned beside the run's own, where there are any."""
+    if not hasattr(finetuning, "answering"):
+        return
+    sizes = finetuning.sizes(model)
+    attempt.record.put({f"model/{name}": value for name, value in sizes.items()})
+    answering = functools.partial(finetuning.answering, model)
+    others = evaluate_companions(answering, data, config["evaluation"], gauge_of(model, attempt)).under("val")
+    attempt.record.put(others.values, others.absent)
 
 
 def _earlier(folder: Path, record: Record, rungs: Rungs | None) -> Record | None:
