@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from effnlp import method
 from effnlp.cache import fetch
+from effnlp.data.calibration import calibration_batches
+from effnlp.data.encodings import Batch
 from effnlp.data.prepare import Prepared, as_learned, load_companions, load_task, prepare_data
 from effnlp.legality import Step
 from effnlp.menu import suggest
@@ -153,10 +155,9 @@ def load_delta(path: Path, base: Base | None = None) -> Deployed:
     """
     delta = read_delta(path)
     with torch.random.fork_rng(devices=[]):
-        model, finishing, base = _put_on(delta, base)
-        for each in finishing.values():
-            model = method.finish(each, model)
-    return Deployed(model.eval(), base.tokenizer, delta.about.labels, delta.about.is_pair)
+        made, base = _put_on(delta, base)
+        model = made.finished()
+    return Deployed(model, base.tokenizer, delta.about.labels, delta.about.is_pair)
 
 
 def read_delta(path: Path) -> Delta:
@@ -167,20 +168,21 @@ def read_delta(path: Path) -> Delta:
 def unfinished(delta: Delta) -> nn.Module:
     """The settled model of a delta, before any method merges it or rounds it."""
     with torch.random.fork_rng(devices=[]):
-        return _put_on(delta, None)[0]
+        return _put_on(delta, None)[0].model
 
 
-def _put_on(delta: Delta, base: Base | None) -> tuple[nn.Module, dict[str, Any], Base]:
-    """The settled model, what finishes it, and its base; the caller keeps its random numbers from this.
+def _put_on(delta: Delta, base: Base | None) -> tuple["Settled", Base]:
+    """The settled model with the delta in it, and its base; the caller keeps its random numbers from this.
 
     The state of the generator after the base is built is that of the run, so that what a method draws when it
     prepares is what it drew there.
     """
     base = base or Base.build(delta.about.config, delta.about.classes)
     refuse_base(delta, base)
-    model, finishing = settled(delta, copy.deepcopy(base.model), base.choice)
-    put(model, delta)
-    return model.eval(), finishing, base
+    made = settled(delta, copy.deepcopy(base.model), base.choice)
+    put(made.model, delta)
+    made.model.eval()
+    return made, base
 
 
 def refuse_base(delta: Delta, base: Base) -> None:
@@ -196,8 +198,30 @@ def refuse_base(delta: Delta, base: Base) -> None:
         )
 
 
-def settled(delta: Delta, model: nn.Module, choice: ModelChoice) -> tuple[nn.Module, dict[str, Any]]:
-    """A base, prepared and settled as the delta's was, in place; and by its group what finishes it, in order."""
+@dataclass(frozen=True)
+class Settled:
+    """A base with what a task's methods keep beside it.
+
+    Attributes:
+        finishing: By its group what finishes the model, in order.
+        texts: Those on which the methods calibrated; empty where none did.
+    """
+
+    model: nn.Module
+    finishing: Mapping[str, Any]
+    texts: Sequence[Batch]
+
+    def finished(self, without: Sequence[str] = ()) -> nn.Module:
+        """The model as it is deployed, but for what the groups ``without`` would do."""
+        model = self.model.eval()
+        for group, each in self.finishing.items():
+            if group not in without:
+                model = method.finish(each, model, self.texts)
+        return model.eval()
+
+
+def settled(delta: Delta, model: nn.Module, choice: ModelChoice) -> Settled:
+    """A base, prepared and settled as the delta's was, in place."""
     config, about = delta.about.config, delta.about
     if isinstance(model, Classifier) and model.head.out_features != about.classes:
         model.head = nn.Linear(model.head.in_features, about.classes)
@@ -212,9 +236,13 @@ def settled(delta: Delta, model: nn.Module, choice: ModelChoice) -> tuple[nn.Mod
     if hasattr(finetuning, "with_head"):
         model = finetuning.with_head(model)
     methods = methods_of(config)
-    model = method.prepare([methods[group] for group in about.prepare], model)
+    texts: list[Batch] = []
+    if wanted := method.texts_wanted(methods.values()):
+        _, data = _prepared(config, instantiate(config["model"], _convert_="all"))
+        texts = calibration_batches(data, wanted, config["seed"]["order"])
+    model = method.prepare([methods[group] for group in about.prepare], model, texts)
     finishing = {"finetuning": finetuning, **{group: methods[group] for group in about.finish}}
-    return method.settle(list(finishing.values()), model), finishing
+    return Settled(method.settle(list(finishing.values()), model), finishing, texts)
 
 
 class Adapters:
@@ -285,13 +313,9 @@ class Adapters:
     def _finished(self, name: str, model: nn.Module, is_checked: bool) -> nn.Module:
         delta = self.deltas[name]
         with torch.random.fork_rng(devices=[]):
-            model, finishing = settled(delta, model, self.base.choice)
-            put(model, delta, is_checked)
-            model.eval()
-            for group, each in finishing.items():
-                if self.is_merged or group != "peft":
-                    model = method.finish(each, model)
-        return model.eval()
+            made = settled(delta, model, self.base.choice)
+            put(made.model, delta, is_checked)
+            return made.finished(without=() if self.is_merged else ("peft",))
 
 
 def tensors_of(model: nn.Module) -> Iterator[Tensor]:
