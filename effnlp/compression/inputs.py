@@ -43,8 +43,10 @@ def input_moments(
             here = x.abs().amax(0)  # (I,)
             found[name] = here.maximum(found[name]) if name in found else here
             return
-        # Products of one group in its own type, their sum in double: as exact as is needed, at half the time.
-        here = x.double().square().sum(0) if what == "squares" else (x.float().T @ x.float()).double()  # (I,) or (I, I)
+        if what == "squares":
+            here = x.double().square().sum(0)  # (I,)
+        else:  # of one group in single precision, of all in double: as exact as is needed, in half the time
+            here = (x.float().T @ x.float()).double()  # (I, I)
         found[name] = found[name].add_(here) if name in found else here
 
     see_inputs(model, layers, batches, add)

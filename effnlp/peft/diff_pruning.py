@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from effnlp.compression.pruning.hard_concrete import certain_gate, noise_like, open_probability, sampled_gate
 from effnlp.compression.pruning.mask import keep_masks
 from effnlp.data.encodings import Batch
 from effnlp.method import Objective, note, progress
 from effnlp.model.surgery import encoder_of
 from effnlp.peft.freezing import freeze_all_but_head
-from effnlp.peft.hard_concrete import certain_gate, noise_like, open_probability, sampled_gate
 
 # Needed still when all have prepared, so that it is combined with no method that leaves weights frozen, in any order.
 REQUIRES = {"prepare": ("trainable_weights",), "during": ("trainable_weights", "uninterrupted_training")}

@@ -1,21 +1,22 @@
 import pytest
 import torch
 
-from effnlp.peft.hard_concrete import certain_gate, noise_like, open_probability, sampled_gate
+from effnlp.compression.pruning.hard_concrete import certain_gate, noise_like, open_probability, sampled_gate
 
 ALPHAS = torch.tensor([-4.0, -1.0, 0.0, 0.5, 3.0])
 ENDS = [(-1.5, 1.5), (-0.1, 1.1), (-1.0, 2.0)]
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2 / 3])
 @pytest.mark.parametrize(("low", "high"), ENDS)
-def test_the_closed_form_is_how_often_a_drawn_gate_is_not_zero(low, high):
+def test_the_closed_form_is_how_often_a_drawn_gate_is_not_zero(low, high, temperature):
     draws = 200_000
     torch.manual_seed(0)
     alpha = ALPHAS.expand(draws, -1)
-    drawn = sampled_gate(alpha, noise_like(alpha), low, high)
+    drawn = sampled_gate(alpha, noise_like(alpha), low, high, temperature)
     often = (drawn != 0).float().mean(0)
     deviation = (often * (1 - often) / draws).sqrt()
-    assert ((often - open_probability(ALPHAS, low, high)).abs() < 4 * deviation + 1e-5).all()
+    assert ((often - open_probability(ALPHAS, low, high, temperature)).abs() < 4 * deviation + 1e-5).all()
     assert often.min() > 0.0
     assert often.max() < 1
 
