@@ -229,7 +229,7 @@ def with_seeds(experiment: Experiment, seeds: str) -> Experiment:
     except ValueError as error:
         raise ConfigError(f"--seeds {error}") from error
     layers = {
-        name: dataclasses.replace(layer, seeds=pairs) if layer.rows else layer
+        name: dataclasses.replace(layer, seeds=pairs, seeds_of={}) if layer.rows else layer
         for name, layer in experiment.layers.items()
     }
     return dataclasses.replace(experiment, layers=layers)

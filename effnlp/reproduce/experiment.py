@@ -103,6 +103,7 @@ class Layer:
         common: Overrides of ``effnlp run`` that all its rows have.
         rows: Row to the overrides of its own.
         seeds: Pairs of ``seed.init`` and ``seed.order``: each row is run with each of them.
+        seeds_of: Row to other pairs, for rows that have their own.
         computed: Functions, after the runs.
         needs: What the machine must have, ``{"gpus": 8, "gpu_memory_bytes": 8e10}``; empty for any.
         said: What is to be known of it, in a sentence or two.
@@ -112,6 +113,7 @@ class Layer:
     common: Sequence[str] = ()
     rows: Mapping[str, Sequence[str]] = field(default_factory=dict)
     seeds: Sequence[tuple[int, int]] = ()
+    seeds_of: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
     computed: Sequence[Computed] = ()
     needs: Mapping[str, float] = field(default_factory=dict)
     said: str = ""

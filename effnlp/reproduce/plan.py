@@ -109,10 +109,10 @@ def make_plans(wanted: Sequence[tuple[Experiment, str]]) -> list[Plan]:
         compose = Composer()
         for experiment, name in wanted:
             layer = experiment.layers[name]
-            pairs = layer.seeds or [(0, 0)]
             rows: dict[str, dict[str, PlannedRun]] = {}
             for row in layer.rows:
                 where = f"{experiment.name}, layer {name}, row {row}"
+                pairs = layer.seeds_of.get(row) or layer.seeds or [(0, 0)]
                 try:
                     rows[row] = _runs_of(experiment.name, layer, row, pairs, compose, known, rows)
                 except ValueError as error:  # of the config, of legality, or of what a module declares

@@ -259,14 +259,22 @@ def _layer(name: str, node: Any, problems: list[str]) -> Layer | None:
         made["computed"] = _each(made["computed"], f"{where}.computed", _computed, problems)
     if "name" in made:
         problems.append(f"{where}.name: is the key of the layer; leave it out")
-    found: list[tuple[int, int]] = []
-    if "seeds" in made:
-        try:
-            found = parse_seeds(made.pop("seeds"))
-        except ValueError as error:
-            problems.append(f"{where}.seeds: {error}")
+    seeds = _seeds(made.pop("seeds"), f"{where}.seeds", problems) if "seeds" in made else []
+    here = f"{where}.seeds_of"
+    own = {
+        str(_name(row)): _seeds(given, f"{here}.{row}", problems)
+        for row, given in _items(made.pop("seeds_of", {}), here, problems)
+    }
     layer = _build(Layer, {**made, "name": name}, where, problems)
-    return dataclasses.replace(layer, seeds=found) if layer else None
+    return dataclasses.replace(layer, seeds=seeds, seeds_of=own) if layer else None
+
+
+def _seeds(given: Any, where: str, problems: list[str]) -> list[tuple[int, int]]:
+    try:
+        return parse_seeds(given)
+    except ValueError as error:
+        problems.append(f"{where}: {error}")
+        return []
 
 
 def _computed(node: Mapping[str, Any], where: str, problems: list[str]) -> Computed | None:

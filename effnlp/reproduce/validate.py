@@ -114,6 +114,9 @@ def _of_layer(experiment: Experiment, layer: Layer) -> Iterator[str]:
         yield f"{where}.rows: the analytic layer computes and runs nothing; runs belong to small or full"
     if layer.rows and not layer.seeds:
         yield f"{where}.seeds: is missing; each row is run with each of them"
+    for row in layer.seeds_of:
+        if row not in layer.rows:
+            yield f"{where}.seeds_of: unknown row {row!r}{suggest(row, list(layer.rows))}"
     if layer.rows and not layer.computed and all(column.key is None for column in experiment.columns):
         yield f"{where}: no column has a key, so that its runs make no cell"
     for name, amount in layer.needs.items():

@@ -14,8 +14,8 @@ from effnlp.reproduce.versions import versions_here
 COMMON = ("task=docstrings", "model=bag_of_ngrams", "evaluation.latency=false")
 
 
-def experiment(name="tried", rows=None, common=COMMON, seeds=((0, 0),)):
-    layer = Layer("small", common=common, rows=rows or {"plain": []}, seeds=seeds)
+def experiment(name="tried", rows=None, common=COMMON, seeds=((0, 0),), **more):
+    layer = Layer("small", common=common, rows=rows or {"plain": []}, seeds=seeds, **more)
     return Experiment(name, "model", "", "", "", [], {"small": layer}, [])
 
 
@@ -38,6 +38,15 @@ def test_a_run_is_and_lies_where_the_command_beside_it_puts_it(tmp_path, monkeyp
 def test_seeds_are_named_once_where_initialisation_and_order_have_the_same():
     [plan] = plans(experiment(seeds=[(0, 0), (0, 1), (2, 2)]))
     assert list(plan.rows["plain"]) == ["0", "0-1", "2"]
+
+
+def test_a_row_may_have_seeds_of_its_own():
+    rows = {"plain": [], "often": ["model.width=8"]}
+    [plan] = plans(experiment(rows=rows, seeds=[(1, 1)], seeds_of={"often": [(0, 0), (1, 1), (2, 3)]}))
+    assert {row: list(runs) for row, runs in plan.rows.items()} == {
+        "plain": ["1"],
+        "often": ["0", "1", "2-3"],
+    }
 
 
 def test_a_layer_that_names_no_seeds_has_one():

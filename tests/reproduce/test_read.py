@@ -35,7 +35,7 @@ WHOLE = {
                 {"function": "math.fsum", "row": "big", "column": "area"},
             ]
         },
-        "small": {"common": ["task=sst2"], "rows": {"big": None, 2: ["peft=lora"]}, "seeds": 2},
+        "small": {"common": ["task=sst2"], "rows": {"big": None, 2: ["peft=lora"]}, "seeds": 2, "seeds_of": {2: [4]}},
     },
     "claims": [
         {
@@ -81,6 +81,7 @@ def test_names_and_types_are_those_of_the_file_and_its_place(folder):
     assert made.columns[1] == Column("accuracy", "val/accuracy", "%", 100)
     assert made.layers["small"].rows == {"big": [], "2": ["peft=lora"]}
     assert made.layers["small"].seeds == [(0, 0), (1, 1)]
+    assert made.layers["small"].seeds_of == {"2": [(4, 4)]}
     assert made.layers["analytic"].computed[1] == Computed("math.fsum", row="big", column="area")
     assert made.claims[0].frozen == datetime.date(2026, 11, 22)
 
@@ -130,6 +131,11 @@ def test_the_short_form_of_published_figures_is_one_figure_a_column(folder):
         ({"layers": {"tiny": {}}}, "layers.tiny: unknown layer"),
         ({"layers": {"small": {"rows": {"a": "peft=lora"}}}}, "layers.small.rows: must be a mapping"),
         ({"layers": {"small": {"seeds": -1}}}, "layers.small.seeds: must be a number of seeds"),
+        (
+            {"layers": {"small": {"seeds_of": {"big": -1}}}},
+            "layers.small.seeds_of.big: must be a number of seeds",
+        ),
+        ({"layers": {"small": {"seeds_of": 3}}}, "layers.small.seeds_of: must be a mapping, got 3"),
         ({"layers": {"small": {"sedes": 1}}}, "layers.small.sedes: unknown key; did you mean 'seeds'"),
         (
             {"claims": [{"name": "c", "says": "s", "layer": "small", "frozen": "soon"}]},
@@ -270,6 +276,10 @@ def test_an_experiment_that_makes_sense_passes(folder):
         (claim(frozen=None), "claims.right.frozen: is missing"),
         (claim(pilot=""), "claims.right.pilot: is missing"),
         (changed(layers={**WHOLE["layers"], "small": {"rows": {"2": [], "big": []}}}), "small.seeds: is missing"),
+        (
+            changed(layers={**WHOLE["layers"], "small": {**WHOLE["layers"]["small"], "seeds_of": {"bgi": 3}}}),
+            "small.seeds_of: unknown row 'bgi'; did you mean 'big'",
+        ),
         (changed(layers={**WHOLE["layers"], "full": {}}), "layers.full: makes no cell"),
         (
             changed(layers={**WHOLE["layers"], "full": {"rows": {"2": []}, "seeds": 1, "needs": {"gpu": 8}}}),
