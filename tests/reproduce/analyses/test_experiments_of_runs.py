@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from effnlp.reproduce.plan import distinct, make_plans
+from effnlp.reproduce.plan import make_plans
 from effnlp.reproduce.read import names, read
 
 MANY = 10
@@ -39,11 +39,3 @@ def test_each_row_makes_a_legal_run_of_its_own(name, layer):
     (plan,) = make_plans([(experiment, layer)])
     assert list(plan.rows) == list(experiment.layers[layer].rows)
     assert len(plan.runs) == len(plan.rows)
-
-
-def test_full_fine_tuning_and_the_encoder_in_floats_are_one_run():
-    plans = make_plans([(with_one_seed(name, "small"), "small") for name in ("peft_glue", "int8_encoder")])
-    peft, int8 = (plan.rows for plan in plans)
-    (one,), (other,) = peft["FT on SST-2"].values(), int8["fp32"].values()
-    assert one.folder == other.folder
-    assert len(distinct(plans)) == len(peft) + len(int8) - 1

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from effnlp.compression.early_exit.deebert import EarlyExitClassifier, entropy
+from effnlp.compression.early_exit.exits import EarlyExitClassifier, entropy
 from effnlp.model.backbone import BackboneEncoder, Size
 from effnlp.model.classifier import Classifier
 from effnlp.model.mixer.attention import Attention
