@@ -137,9 +137,18 @@ def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def count_params(model: nn.Module, trainable_only: bool = False) -> int:
-    """Number of parameters, each shared tensor once; quantized weights kept as buffers count too."""
+    """Number of parameters, each shared tensor once; quantized weights kept as buffers count too.
+
+    A module that keeps several weights in a byte, or some of them as floats, says how many it keeps in its attribute
+    ``weight_count``.
+    """
     own = [p.numel() for p in model.parameters() if p.requires_grad or not trainable_only]
     if trainable_only:
         return sum(own)
-    integer_weights = [b.numel() for b in model.buffers() if b.dtype in (torch.int8, torch.uint8)]
-    return sum(own) + sum(integer_weights)
+    telling = [module for module in model.modules() if hasattr(module, "weight_count")]
+    told = {id(buffer) for module in telling for buffer in module.buffers(recurse=False)}
+    integers = [
+        b.numel() for b in model.buffers() if b.dtype in (torch.int8, torch.uint8) and id(b) not in told
+    ]
+    packed = [int(module.weight_count) for module in telling]  # type: ignore[arg-type]
+    return sum(own) + sum(integers) + sum(packed)

@@ -104,6 +104,7 @@ OFF = {
     "compression/pruning/movement": {"sparsity": 0.0},
     "compression/pruning/heads": {"sparsity": 0.0},
     "compression/pruning/feedforward": {"sparsity": 0.0},
+    "compression/pruning/layers": {"sparsity": 0.0},
     "compression/early_exit/deebert": {"threshold": 0.0},
     "compression/early_exit/fastbert": {"speed": 0.0},
     "compression/early_exit/pabee": {"patience": 99},
@@ -183,7 +184,7 @@ DEPENDS_ON_DATA = {name_of(path) for path in (CONF / "compression" / "early_exit
     "compression/early_exit/none"
 }
 """What a model of these costs depends on the texts, so that it is known at the end only."""
-SPARSE = {"compression/pruning/heads": 0.5}
+SPARSE = {"compression/pruning/heads": 0.5, "compression/pruning/layers": 0.5}
 """Where 0.8 would leave nothing of the small classifier."""
 
 

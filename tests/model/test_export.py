@@ -10,6 +10,7 @@ from torch import nn
 
 from effnlp.compression.early_exit.deebert import DeeBERT
 from effnlp.compression.pruning.magnitude import prune_by_magnitude
+from effnlp.compression.quantization.int4_weight_only import quantize_to_four_bits
 from effnlp.compression.quantization.int8_dynamic import integer_products_are_exact, quantize_dynamically
 from effnlp.compression.quantization.int8_weight_only import quantize_weights
 from effnlp.model import export
@@ -106,13 +107,21 @@ def merge_lora(model):
 CASES = {
     "bag_of_ngrams": (bag, None),
     "bag_of_ngrams in int8": (bag, quantize_weights),
+    "bag_of_ngrams in int4": (bag, partial(quantize_to_four_bits, group_size=8)),
     "backbone": (backbone, None),
     "backbone, pruned": (backbone, partial(prune_by_magnitude, sparsity=0.8)),
     "backbone in int8": (backbone, quantize_weights),
+    "backbone in int4": (backbone, partial(quantize_to_four_bits, group_size=64)),
     "backbone with LoRA beside int8": (backbone, merge_lora),
     "backbone with performer": (partial(backbone, partial(Performer, features=8)), None),
 }
-SLOW = {"backbone, pruned", "backbone in int8", "backbone with LoRA beside int8", "backbone with performer"}
+SLOW = {
+    "backbone, pruned",
+    "backbone in int8",
+    "backbone in int4",
+    "backbone with LoRA beside int8",
+    "backbone with performer",
+}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ Dettmers et al. (2023), https://arxiv.org/abs/2305.14314
 from torch import nn
 
 from effnlp.compression.quantization.integer import Int8Linear, quantize_tables
+from effnlp.compression.quantization.moment import check_moment
 from effnlp.method import note
 from effnlp.model.surgery import encoder_of, replace_layers
 
@@ -15,8 +16,6 @@ REMOVES = {
     "prepare": ("float_linear_layers", "trainable_weights"),
     "finish": ("float_linear_layers", "trainable_weights"),
 }
-
-MOMENTS = ("prepare", "finish")
 
 
 class Int8WeightOnly:
@@ -31,9 +30,7 @@ class Int8WeightOnly:
     """
 
     def __init__(self, moment: str = "finish") -> None:
-        if moment not in MOMENTS:
-            raise ValueError(f"moment must be one of {', '.join(MOMENTS)}, got {moment!r}")
-        self.moment = moment
+        self.moment = check_moment(moment)
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Round the base, if that is the moment."""

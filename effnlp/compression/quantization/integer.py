@@ -6,6 +6,8 @@ Legend: I width in, O width out, V vocabulary, D width.
 """
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -86,15 +88,12 @@ class Int8Embedding(nn.Module):
 
     def __init__(self, table: nn.Embedding | nn.EmbeddingBag) -> None:
         super().__init__()
-        if table.max_norm is not None:
-            raise ValueError(f"a table with max_norm changes when it is read, got max_norm={table.max_norm}")
+        self.kind = TableKind.of(table)
         integers, scales = quantize_rows(table.weight.detach())
         self.register_buffer("integers", integers)  # (V, D)
         self.register_buffer("scales", scales)  # (V, 1)
         self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
         self.padding_idx = table.padding_idx
-        self.mode = table.mode if isinstance(table, nn.EmbeddingBag) else None
-        self.include_last_offset = isinstance(table, nn.EmbeddingBag) and table.include_last_offset
 
     @property
     def weight(self) -> Tensor:
@@ -109,8 +108,49 @@ class Int8Embedding(nn.Module):
         self, ids: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
     ) -> Tensor:
         """What the float layer gives for the rounded table; only the rows that are read become floats."""
+        return self.kind.read(self.rows, ids, offsets, per_sample_weights)
+
+    def for_export(self) -> nn.Module:
+        """The same answers by plain operators: which rows are read depends on the ids, not on their number."""
+        return self.kind.for_export(self)
+
+
+@dataclass(frozen=True)
+class TableKind:
+    """How a table is read, apart from how its rows are stored.
+
+    Attributes:
+        mode: How the rows of a bag become one; None for an ``nn.Embedding``.
+        padding_idx: An id that does not count in a bag.
+    """
+
+    mode: str | None
+    padding_idx: int | None
+    include_last_offset: bool
+
+    @classmethod
+    def of(cls, table: nn.Embedding | nn.EmbeddingBag) -> "TableKind":
+        """The kind of a float table.
+
+        Raises:
+            ValueError: If reading changes the table.
+        """
+        if table.max_norm is not None:
+            raise ValueError(f"a table with max_norm changes when it is read, got max_norm={table.max_norm}")
+        if isinstance(table, nn.EmbeddingBag):
+            return cls(table.mode, table.padding_idx, table.include_last_offset)
+        return cls(None, table.padding_idx, False)
+
+    def read(
+        self,
+        rows: Callable[[Tensor], Tensor],
+        ids: Tensor,
+        offsets: Tensor | None = None,
+        per_sample_weights: Tensor | None = None,
+    ) -> Tensor:
+        """What the float layer gives for a table whose ``rows`` are these."""
         if self.mode is None:
-            return self.rows(ids)
+            return rows(ids)
         used, places = ids.unique(return_inverse=True)  # (U,), shape of ids
         padding = None
         if self.padding_idx is not None:
@@ -118,7 +158,7 @@ class Int8Embedding(nn.Module):
             padding = int(found) if len(found) else None
         return F.embedding_bag(
             places,
-            self.rows(used),
+            rows(used),
             offsets,
             mode=self.mode,
             per_sample_weights=per_sample_weights,
@@ -126,14 +166,18 @@ class Int8Embedding(nn.Module):
             padding_idx=padding,
         )
 
-    def for_export(self) -> nn.Module:
-        """The same answers by plain operators: which rows are read depends on the ids, not on their number."""
+    def for_export(self, table: nn.Module) -> nn.Module:
+        """What ``table``, whose attribute ``kind`` this is, becomes in a graph.
+
+        Raises:
+            ValueError: If its bags are not means.
+        """
         if self.mode is None:
-            return self
+            return table
         if self.mode != "mean":
             raise ValueError(f"a table of integers in mode {self.mode!r} cannot be exported, only 'mean'")
-        rows = copy.copy(self)
-        rows.mode = None
+        rows = copy.copy(table)
+        rows.kind = replace(self, mode=None)  # type: ignore[assignment]
         return MeanOfRows(rows, self.padding_idx)
 
 
