@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 
 from effnlp.attempt import Attempt
 from effnlp.model.delta import FILE as DELTA
@@ -84,6 +85,13 @@ def reason_of(error: BaseException) -> str:
             return "oom"
         found = found.__cause__ or found.__context__
     return "error"
+
+
+def message_of(error: BaseException) -> str:
+    """What to say of an exception: where a config was to be made, what its target said."""
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__
 
 
 def fail(record: Record, folder: Path, reason: str, message: str, trace: str | None = None) -> Record:

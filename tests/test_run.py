@@ -447,6 +447,11 @@ def test_no_more_memory_is_named(run_tiny, monkeypatch):
     assert run_tiny().reason == "oom"
 
 
+def test_what_a_choice_says_of_its_values_is_said_in_its_own_words(run_tiny):
+    record = run_tiny("model=backbone", "peft=lora", "peft.rank=0")
+    assert record.message == "rank must be at least 1, got 0"
+
+
 def test_any_other_failure_keeps_its_traceback_beside_the_record(run_tiny, tmp_path):
     folder = tmp_path / "run"
     record = run_tiny("task.label=stars", folder=folder)
