@@ -1,9 +1,11 @@
-"""Which layer of its model a parameter belongs to: what rates that fall with depth and gradual unfreezing go by.
+"""The layers of a model: which one a parameter belongs to, and a model with fewer of them.
+
+Rates that fall with depth and gradual unfreezing go by the first, pruning by the second.
 
 Legend: L layers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -25,6 +27,52 @@ def layers_of(encoder: nn.Module) -> list[nn.Module]:
         kind = f" of type {encoder.model_type!r}" if hasattr(encoder, "model_type") else ""
         raise ValueError(f"{type(encoder).__name__}{kind} has no layers that are known, one above the other")
     return list(found)
+
+
+def droppable_layers(encoder: nn.Module) -> list[nn.Module]:
+    """The layers of an encoder, if it can do without any one of them.
+
+    Raises:
+        ValueError: If it has none that are known, runs one layer several times, has a layer that makes what the others
+            read, or something between two of them.
+    """
+    family: Any = getattr(encoder, "family", None)
+    if family is not None and (family.is_repeated or family.carried):
+        why = (
+            "it runs the same layer again and again"
+            if family.is_repeated
+            else "its first layer serves the others"
+        )
+        raise ValueError(f"layers of models of type {encoder.model_type!r} cannot be dropped: {why}")
+    layers = layers_of(encoder)
+    if family is not None:
+        _ = encoder.depth  # refuses what acts between two layers
+    return layers
+
+
+def keep_layers(encoder: nn.Module, kept: Sequence[int]) -> None:
+    """Leave an encoder with some of its layers, in place.
+
+    Args:
+        kept: Positions of those that stay, ascending, at least one.
+
+    Raises:
+        ValueError: If none stays, or :func:`droppable_layers` refuses the encoder.
+    """
+    layers = droppable_layers(encoder)
+    if not kept:
+        raise ValueError(f"at least one of the {len(layers)} layers must stay")
+    left = nn.ModuleList(layers[index] for index in kept)
+    family: Any = getattr(encoder, "family", None)
+    if family is None:
+        encoder.layers = left
+        return
+    of_library: Any = encoder.model
+    of_library.set_submodule(family.layers, left)
+    config = of_library.config
+    config.num_hidden_layers = len(left)
+    if getattr(config, "layer_types", None) is not None:  # what kind of attention each layer has
+        config.layer_types = [config.layer_types[index] for index in kept]
 
 
 def depths(model: nn.Module) -> dict[str, int]:

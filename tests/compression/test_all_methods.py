@@ -39,6 +39,12 @@ def make(path, **changes):
     return instantiate({**load(path), **changes}, _convert_="all")
 
 
+@pytest.fixture
+def seen(make_batch):
+    """What methods that calibrate are shown."""
+    return [make_batch(32, seed=100), make_batch(32, seed=101)]
+
+
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=name_of)
 
 
@@ -120,7 +126,7 @@ CAN_DO_NOTHING = [path for path in CONFIGS if name_of(path) not in ROUNDING and 
 
 
 @pytest.mark.parametrize("path", CAN_DO_NOTHING, ids=name_of)
-def test_a_method_set_to_do_nothing_leaves_the_logits_alone(path, make_classifier, make_batch):
+def test_a_method_set_to_do_nothing_leaves_the_logits_alone(path, make_classifier, make_batch, seen):
     batch, chosen = make_batch(), make(path, **OFF.get(name_of(path), {}))
     expected = make_classifier()(batch)
     prepared = method.prepare([chosen], make_classifier(), [batch]).eval()
@@ -130,7 +136,7 @@ def test_a_method_set_to_do_nothing_leaves_the_logits_alone(path, make_classifie
 
 
 @pytest.mark.parametrize("path", CHANGES_AT_START, ids=name_of)
-def test_what_says_that_it_changes_the_logits_from_the_start_does(path, make_classifier, make_batch):
+def test_what_says_that_it_changes_the_logits_from_the_start_does(path, make_classifier, make_batch, seen):
     batch = make_batch()
     prepared = method.prepare([make(path)], make_classifier(), [batch]).eval()
     assert (prepared(batch) - make_classifier()(batch)).abs().max() > 1e-3
@@ -155,7 +161,7 @@ def test_frozen_parameters_keep_their_bytes_and_the_others_get_a_gradient(
 
 
 @every_config
-def test_saved_finished_and_loaded_gives_the_same_logits(path, make_classifier, make_batch, tmp_path):
+def test_saved_finished_and_loaded_gives_the_same_logits(path, make_classifier, make_batch, tmp_path, seen):
     def deployed(seed):
         chosen = make(path, **({"sparsity": 0.5} if name_of(path).endswith("magnitude") else {}))
         prepared = method.prepare([chosen], make_classifier(seed=seed), [batch])
@@ -170,7 +176,7 @@ def test_saved_finished_and_loaded_gives_the_same_logits(path, make_classifier, 
 
 
 @every_config
-def test_finishing_a_copy_does_not_touch_the_original(path, make_classifier, make_batch):
+def test_finishing_a_copy_does_not_touch_the_original(path, make_classifier, make_batch, seen):
     chosen, batch = make(path), make_batch()
     model = method.prepare([chosen], make_classifier(), [batch]).eval()
     before = model(batch)
@@ -256,7 +262,7 @@ def test_seen_in_the_middle_it_costs_what_it_will_and_is_not_touched(
 
 
 @every_config
-def test_what_is_seen_in_the_middle_follows_from_the_state_alone(path, make_classifier, make_batch):
+def test_what_is_seen_in_the_middle_follows_from_the_state_alone(path, make_classifier, make_batch, seen):
     """So that a run which is taken up at a rung shows what the uninterrupted one would."""
 
     def look():
@@ -269,7 +275,7 @@ def test_what_is_seen_in_the_middle_follows_from_the_state_alone(path, make_clas
 
 
 @every_config
-def test_a_text_has_the_same_logits_in_any_company(path, make_classifier, make_batch):
+def test_a_text_has_the_same_logits_in_any_company(path, make_classifier, make_batch, seen):
     chosen, batch = make(path), make_batch(12)
     model = method.finish(chosen, method.prepare([chosen], make_classifier(), [batch]), [batch]).eval()
     together = model(batch)
