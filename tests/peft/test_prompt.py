@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from effnlp.compression.early_exit.deebert import EarlyExitClassifier
+from effnlp.compression.early_exit.exits import EarlyExitClassifier
 from effnlp.compression.quantization.integer import Int8Linear
 from effnlp.evaluation.flops import count_flops
 from effnlp.legality import IllegalCombinationError, check

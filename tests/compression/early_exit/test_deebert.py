@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from effnlp import method
-from effnlp.compression.early_exit.deebert import DeeBERT, EarlyExitClassifier, entropy
+from effnlp.compression.early_exit.deebert import DeeBERT
+from effnlp.compression.early_exit.exits import EarlyExitClassifier, entropy
 
 DEPTH = 4
 
