@@ -6,7 +6,7 @@ Legend: n entries of a tensor, k of them dropped.
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 SCOPES = ("layer", "global")
 
@@ -41,7 +41,11 @@ def keep_mask(scores: Tensor, sparsity: float) -> Tensor:
     Raises:
         ValueError: If ``sparsity`` is outside [0, 1), or a score is NaN, which has no rank.
     """
-    drop = round(check_sparsity(sparsity) * scores.numel())  # k
+    return keep_highest(scores, round(check_sparsity(sparsity) * scores.numel()))
+
+
+def keep_highest(scores: Tensor, drop: int) -> Tensor:
+    """:func:`keep_mask` by the number of entries to drop, in [0, n]: k."""
     flat = scores.detach().flatten()  # (n,)
     if flat.isnan().any():
         raise ValueError("scores must have a rank, got NaN")
@@ -53,6 +57,39 @@ def keep_mask(scores: Tensor, sparsity: float) -> Tensor:
     kept_ties = scores.numel() - drop - int(keep.sum())
     keep[tied[len(tied) - kept_ties :]] = True
     return keep.view_as(scores)
+
+
+def keep_in_rows(scores: Tensor, drop: int) -> Tensor:
+    """Mark what to keep in each row: all but the ``drop`` lowest scores of the row; of equal ones the first go.
+
+    Args:
+        scores: (…, C).
+        drop: In [0, C].
+
+    Returns:
+        Boolean, same shape as ``scores``.
+
+    Raises:
+        ValueError: If a score is NaN, which has no rank.
+    """
+    if scores.isnan().any():
+        raise ValueError("scores must have a rank, got NaN")
+    lowest = scores.detach().argsort(dim=-1, stable=True)[..., :drop]  # (…, drop)
+    return torch.ones_like(scores, dtype=torch.bool).scatter_(-1, lowest, False)
+
+
+def refuse_whole_layers(layers: Mapping[str, nn.Linear], sparsity: float) -> None:
+    """Check before the training that some weight of each layer would be left.
+
+    Raises:
+        ValueError: If none would; names the first such layer.
+    """
+    for name, layer in layers.items():
+        entries = layer.weight.numel()
+        if round(check_sparsity(sparsity) * entries) == entries:
+            raise ValueError(
+                f"sparsity={sparsity} would leave nothing of {name}, which has {entries} weights"
+            )
 
 
 def keep_masks(scores: Mapping[str, Tensor], sparsity: float, scope: str) -> dict[str, Tensor]:

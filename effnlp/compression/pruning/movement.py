@@ -2,10 +2,10 @@
 
 Source: Sanh et al. (2020), https://arxiv.org/abs/2005.07683
 
-Legend: I width in, O width out, W weight, M mask, S scores, v fraction kept.
+Legend: I width in, O width out, W weight, M mask, S scores, v fraction kept, tau threshold.
 """
 
-import math
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,8 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from effnlp.compression.pruning.mask import check_scope, check_sparsity, keep_masks, sparsity_of
-from effnlp.method import note, progress
+from effnlp.compression.pruning.mask import (
+    check_scope,
+    check_sparsity,
+    keep_masks,
+    refuse_whole_layers,
+    sparsity_of,
+)
+from effnlp.compression.pruning.schedule import Schedule, cubic
+from effnlp.data.encodings import Batch
+from effnlp.method import Objective, note, progress
 from effnlp.model.surgery import encoder_layers, replace_layers
 
 REQUIRES = {
@@ -22,6 +30,8 @@ REQUIRES = {
     "during": ("float_linear_layers", "trainable_weights", "uninterrupted_training"),
     "finish": ("float_linear_layers",),
 }
+
+VARIANTS = ("hard", "soft")
 
 
 class StraightThrough(torch.autograd.Function):
@@ -73,29 +83,29 @@ class MaskedLinear(nn.Module):
         return plain
 
 
-def sparsity_at(step: int, steps: int, sparsity: float, warmup: float, cooldown: float) -> float:
-    """The cubic schedule (eq. 2): 0 in the warm-up, ``sparsity`` in the cool-down, steep then flat between.
-
-    Args:
-        step: How many steps were done.
-        steps: Of the whole training.
-        sparsity: The final one.
-        warmup: Share of the steps before the rise.
-        cooldown: Share of the steps after it.
-    """
-    start, end = warmup * steps, (1 - cooldown) * steps
-    if step >= end:
-        return sparsity
-    if step <= start:
-        return 0.0
-    return sparsity * (1 - (1 - (step - start) / (end - start)) ** 3)
-
-
-def update_masks(layers: dict[str, MaskedLinear], sparsity: float, scope: str) -> None:
-    """Mask the lowest scores, to exactly this sparsity."""
+def update_masks(layers: Mapping[str, MaskedLinear], sparsity: float, scope: str) -> None:
+    """Mask the lowest scores, to exactly this sparsity (hard)."""
     masks = keep_masks({name: layer.scores for name, layer in layers.items()}, sparsity, scope)
     for name, layer in layers.items():
         layer.mask.copy_(masks[name])
+
+
+def mask_below(layers: Mapping[str, MaskedLinear], threshold: float) -> None:
+    """Mask the weights whose score, squashed into (0, 1), is not above the threshold (soft)."""
+    for layer in layers.values():
+        layer.mask.copy_(layer.scores.detach().sigmoid() > threshold)
+
+
+def kept_share(layers: Mapping[str, MaskedLinear]) -> float:
+    """The fraction of all weights that the masks keep."""
+    kept = torch.stack([layer.mask.sum() for layer in layers.values()]).sum()
+    return float(kept) / sum(layer.mask.numel() for layer in layers.values())
+
+
+def mean_score(layers: Mapping[str, MaskedLinear]) -> Tensor:
+    """The mean of all squashed scores, which the penalty of the soft variant lowers: a scalar."""
+    sums = torch.stack([layer.scores.sigmoid().sum() for layer in layers.values()])
+    return sums.sum() / sum(layer.scores.numel() for layer in layers.values())
 
 
 def masked_layers(model: nn.Module) -> dict[str, MaskedLinear]:
@@ -109,25 +119,40 @@ class UpdateMasks(pl.Callback):
     def __init__(self, method: "Movement") -> None:
         self.method = method
 
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:  # noqa: ARG002
+        """The penalty of a step depends on the steps done alone."""
+        self.method.weigh(*progress(trainer))
+
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         """Depends on the steps done and the scores alone."""
         self.method.advance(pl_module.model, *progress(trainer))
 
 
 class Movement:
-    """Hard movement pruning of the encoder's linear layers.
+    """Movement pruning of the encoder's linear layers.
+
+    ``hard`` keeps the highest scores, as many as the schedule says. ``soft`` keeps the scores above a threshold, which
+    rises with the schedule as does a penalty on all scores: so the task decides how many weights each layer keeps.
 
     Unlike the paper, masks are computed anew every ``update_every`` steps and not at each one: to find the
     borders in the 10.6 million scores of MiniLM takes a tenth of a training step (32 × 64 tokens, one core).
+    Unlike the paper, ``soft``, too, ends with the sparsity that is asked for: the penalty acts only while more is kept,
+    and in the cool-down the highest scores of all layers together are kept, exactly as many.
     Embeddings, biases, norms and the head are not pruned.
 
     Args:
         sparsity: Final fraction of the linear weights that are zero, in [0, 1); counts are exact.
+        variant: ``hard`` or ``soft``.
+        schedule: ``gradual`` (the paper's), ``iterative`` or ``one_shot``, which scores all the training long and
+            masks after it. See :class:`~effnlp.compression.pruning.schedule.Schedule`.
         warmup: Share of the steps without pruning (t_i in the paper).
         cooldown: Share of the steps at the final sparsity (t_f).
-        scope: ``layer``: that fraction of each layer; ``global``: of all layers together.
+        scope: ``layer``: that fraction of each layer; ``global``: of all layers together, as ``soft`` always does.
         update_every: Steps from one update of the masks to the next.
-        learning_rate_factor: Multiplies the base rate for the scores. Only their order counts, so that it
+        rounds: See :class:`~effnlp.compression.pruning.schedule.Schedule`.
+        threshold: The final tau of ``soft``, in (0, 1): squashed scores begin at 0.5.
+        penalty: The final weight of the mean squashed score in the loss of ``soft``, at least 0: lambda.
+        learning_rate_factor: Multiplies the base rate for the scores. Only their order counts in ``hard``, so that it
             matters little under Adam; the paper's rate is 1e-2.
 
     Raises:
@@ -137,34 +162,46 @@ class Movement:
     def __init__(
         self,
         sparsity: float = 0.5,
+        variant: str = "hard",
+        schedule: str = "gradual",
         warmup: float = 0.1,
         cooldown: float = 0.3,
         scope: str = "layer",
         update_every: int = 4,
+        rounds: int = 3,
+        threshold: float = 0.1,
+        penalty: float = 100.0,
         learning_rate_factor: float = 20.0,
     ) -> None:
         self.sparsity = check_sparsity(sparsity)
-        self.scope = check_scope(scope)
-        if warmup < 0 or cooldown < 0 or warmup + cooldown >= 1:
-            raise ValueError(
-                "warmup and cooldown must be at least 0 and leave steps between them, "
-                f"got {warmup} and {cooldown}"
-            )
-        if update_every < 1:
-            raise ValueError(f"update_every must be at least 1, got {update_every}")
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
+        self.variant = variant
+        self.schedule = Schedule(schedule, warmup, cooldown, update_every, rounds)
+        self.scope = check_scope(scope) if variant == "hard" else "global"
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold must be in (0, 1), got {threshold}")
+        if not penalty >= 0:
+            raise ValueError(f"penalty must be at least 0, got {penalty}")
         if learning_rate_factor <= 0:
             raise ValueError(f"learning_rate_factor must be above 0, got {learning_rate_factor}")
-        self.warmup, self.cooldown = warmup, cooldown
-        self.update_every, self.learning_rate_factor = update_every, learning_rate_factor
+        self.threshold, self.penalty = threshold, penalty
+        self.learning_rate_factor = learning_rate_factor
+        self._penalty_now = 0.0
 
     @property
     def settled_after(self) -> float:
         """From here on every mask has the final sparsity."""
-        return 1 - self.cooldown
+        return self.schedule.settled_after
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """Give every linear layer of the encoder scores and a mask that keeps all, in place."""
+        """Give every linear layer of the encoder scores and a mask that keeps all, in place.
+
+        Raises:
+            ValueError: If nothing would be left of a layer.
+        """
         linears = encoder_layers(model, nn.Linear)
+        refuse_whole_layers(linears, self.sparsity)
         return replace_layers(
             model, linears.values(), lambda layer: MaskedLinear(layer, self.learning_rate_factor)
         )
@@ -173,13 +210,37 @@ class Movement:
         """What moves the masks."""
         return [UpdateMasks(self)]
 
+    def weigh(self, step: int, steps: int) -> None:
+        """Set the penalty of the step that comes after ``step`` of ``steps``."""
+        if self.variant == "soft" and self.schedule.acts_in_training:
+            risen = self.schedule.risen(step, steps)
+            self._penalty_now = self.penalty * cubic(risen) if risen < 1 else 0.0
+
+    def objective(self, base: Objective) -> Objective:
+        """The loss and, while masks of ``soft`` keep more than they shall, the penalty on the scores."""
+
+        def with_penalty(model: nn.Module, batch: Batch) -> Tensor:
+            loss = base(model, batch)
+            if self._penalty_now == 0 or not model.training:
+                return loss
+            layers = masked_layers(model)
+            if kept_share(layers) <= 1 - self.sparsity:
+                return loss
+            return loss + self._penalty_now * mean_score(layers)
+
+        return with_penalty if self.variant == "soft" else base
+
     def advance(self, model: nn.Module, step: int, steps: int) -> None:
         """Bring the masks to where they are after ``step`` of ``steps``, if they are due."""
-        begins_cooldown = step == math.ceil((1 - self.cooldown) * steps)
-        if step % self.update_every == 0 or begins_cooldown:
-            sparsity = sparsity_at(step, steps, self.sparsity, self.warmup, self.cooldown)
-            if sparsity > 0:
-                update_masks(masked_layers(model), sparsity, self.scope)
+        if not self.schedule.is_due(step, steps):
+            return
+        layers, risen = masked_layers(model), self.schedule.risen(step, steps)
+        if self.variant == "soft" and risen < 1:
+            mask_below(layers, self.threshold * cubic(risen))
+            return
+        sparsity = self.schedule.sparsity_at(step, steps, self.sparsity)
+        if sparsity > 0:
+            update_masks(layers, sparsity, self.scope)
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Make the masks permanent: plain linear layers again, with exactly ``sparsity`` of zeros.

@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torch import nn
 
-from effnlp.compression.pruning.mask import keep_mask, keep_masks
+from effnlp.compression.pruning.mask import keep_in_rows, keep_mask, keep_masks, refuse_whole_layers
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.25, 0.5, 0.9, 0.999])
@@ -57,3 +58,23 @@ def test_a_score_that_is_not_a_number_is_refused():
 def test_an_unknown_scope_is_refused():
     with pytest.raises(ValueError, match="scope must be one of layer, global, got 'row'"):
         keep_masks({"a": torch.ones(2)}, 0.5, "row")
+
+
+@pytest.mark.parametrize("kind", ["distinct", "tied"])
+@pytest.mark.parametrize("drop", [0, 1, 5, 11])
+def test_rows_are_ranked_one_by_one(kind, drop):
+    scores = torch.randn(7, 11) if kind == "distinct" else torch.randint(0, 2, (7, 11)).float()
+    rows = [keep_mask(row, drop / 11) if drop < 11 else torch.zeros(11, dtype=torch.bool) for row in scores]
+    assert torch.equal(keep_in_rows(scores, drop), torch.stack(rows))
+
+
+def test_a_row_with_a_score_that_is_not_a_number_is_refused():
+    with pytest.raises(ValueError, match="scores must have a rank, got NaN"):
+        keep_in_rows(torch.tensor([[1.0, float("nan")]]), 1)
+
+
+def test_a_sparsity_that_leaves_nothing_of_a_layer_is_refused_and_one_weight_is_enough():
+    layers = {"large": nn.Linear(20, 20), "small": nn.Linear(2, 5)}
+    refuse_whole_layers(layers, 0.94)
+    with pytest.raises(ValueError, match=r"sparsity=0.96 would leave nothing of small, which has 10 weights"):
+        refuse_whole_layers(layers, 0.96)

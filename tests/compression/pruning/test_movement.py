@@ -11,8 +11,9 @@ from effnlp.compression.pruning.movement import (
     MaskedLinear,
     Movement,
     StraightThrough,
+    kept_share,
     masked_layers,
-    sparsity_at,
+    mean_score,
 )
 
 
@@ -27,15 +28,6 @@ def sizes_of(model):
 def train(fit, model, make_batch, movement, **options):
     """20 steps in two epochs."""
     return fit(model, [make_batch(seed=seed) for seed in range(10)], 2, movement.callbacks(), **options)
-
-
-def test_the_schedule_starts_at_zero_ends_at_the_sparsity_and_never_falls():
-    levels = [sparsity_at(step, 100, 0.8, warmup=0.1, cooldown=0.3) for step in range(101)]
-    assert levels[:11] == [0.0] * 11
-    assert levels[70:] == [0.8] * 31
-    assert all(low <= high for low, high in pairwise(levels))
-    halfway = sparsity_at(40, 100, 0.8, warmup=0.1, cooldown=0.3)
-    assert halfway == pytest.approx(0.8 * (1 - 0.5**3))
 
 
 def test_logits_are_bit_equal_before_training(make_classifier, make_batch):
@@ -137,10 +129,12 @@ def test_finishing_before_the_end_of_the_schedule_takes_the_step_to_the_final_sp
     assert all(layer.mask.all() for layer in masked_layers(model).values())
 
 
-def test_a_resumed_training_ends_as_the_uninterrupted_one(fit, make_classifier, make_batch):
+@pytest.mark.parametrize("variant", ["hard", "soft"])
+def test_a_resumed_training_ends_as_the_uninterrupted_one(fit, make_classifier, make_batch, loss_of, variant):
     def trained(**options):
-        movement = Movement(sparsity=0.5, update_every=3)
+        movement = Movement(sparsity=0.5, update_every=3, variant=variant, threshold=0.45)
         model = movement.prepare(make_classifier())
+        options["objective"] = movement.objective(loss_of)
         return train(fit, model, make_batch, movement, **options), model.state_dict()
 
     losses, whole = trained()
@@ -177,6 +171,9 @@ def test_the_run_is_told_when_the_masks_have_settled():
     [
         ({"sparsity": 1.0}, "sparsity must be in"),
         ({"scope": "row"}, "scope must be one of"),
+        ({"variant": "sof"}, "variant must be one of hard, soft, got 'sof'"),
+        ({"threshold": 1.0}, r"threshold must be in \(0, 1\), got 1.0"),
+        ({"penalty": -1.0}, "penalty must be at least 0, got -1.0"),
         ({"warmup": 0.6, "cooldown": 0.4}, "leave steps between them, got 0.6 and 0.4"),
         ({"update_every": 0}, "update_every must be at least 1, got 0"),
         ({"learning_rate_factor": 0.0}, "learning_rate_factor must be above 0, got 0.0"),
@@ -190,3 +187,89 @@ def test_a_value_outside_its_range_is_refused_at_once(settings, message):
 def test_finishing_what_was_not_prepared_is_refused(make_classifier):
     with pytest.raises(ValueError, match="has no masked layer"):
         Movement().finish(make_classifier())
+
+
+def test_a_sparsity_that_leaves_nothing_of_a_layer_is_refused_before_the_training(make_classifier):
+    with pytest.raises(ValueError, match="would leave nothing of layers"):
+        Movement(sparsity=0.9999).prepare(make_classifier())
+
+
+def test_soft_masks_are_the_scores_above_a_threshold_that_rises(make_classifier):
+    movement = Movement(variant="soft", threshold=0.4, sparsity=0.9, warmup=0.0, cooldown=0.2, update_every=1)
+    model, kept = movement.prepare(make_classifier()), []
+    torch.manual_seed(0)
+    for layer in masked_layers(model).values():
+        nn.init.normal_(layer.scores)
+    for step in range(1, 80):
+        movement.advance(model, step, 100)
+        threshold = 0.4 * (1 - (1 - step / 80) ** 3)
+        for layer in masked_layers(model).values():
+            assert torch.equal(layer.mask, layer.scores.sigmoid() > threshold)
+        kept.append(kept_share(masked_layers(model)))
+    assert kept[0] > 0.99 > kept[-1]
+    assert all(low >= high for low, high in pairwise(kept))
+
+
+def test_soft_lets_layers_keep_different_shares_and_ends_with_exactly_the_sparsity_of_all(
+    fit, make_classifier, make_batch, loss_of
+):
+    movement = Movement(sparsity=0.8, variant="soft", threshold=0.45, cooldown=0.4)
+    model = movement.prepare(make_classifier())
+    train(fit, model, make_batch, movement, objective=movement.objective(loss_of))
+    logits, batch = model(make_batch(seed=77)), make_batch(seed=77)
+    finished = movement.finish(model)
+    zeros, sizes = zeros_of(finished), sizes_of(finished)
+    assert sum(zeros) == round(0.8 * sum(sizes))
+    assert len({zero / size for zero, size in zip(zeros, sizes, strict=True)}) > 3
+    assert torch.equal(finished(batch), logits)
+
+
+def test_the_penalty_of_soft_is_the_mean_squashed_score_while_too_much_is_kept(
+    make_classifier, make_batch, loss_of
+):
+    movement, batch = Movement(variant="soft", penalty=3.0, sparsity=0.5), make_batch()
+    model = movement.prepare(make_classifier()).train()
+    loss, plain = movement.objective(loss_of), float(loss_of(model, batch))
+    assert float(loss(model, batch)) == plain  # before the first step nothing is asked of the scores
+    layers = masked_layers(model)
+    for step, weight in ((10, 0.0), (40, 3.0 * (1 - 0.5**3)), (80, 0.0)):
+        movement.weigh(step, 100)
+        assert float(loss(model, batch)) == pytest.approx(plain + weight * 0.5)
+    movement.weigh(40, 100)
+    loss(model, batch).backward()
+    assert all((layer.scores.grad != 0).all() for layer in layers.values())
+    assert float(loss(model.eval(), batch)) == plain
+    model.train()
+    for layer in layers.values():
+        layer.mask.fill_(False)
+    assert float(loss(model, batch)) == float(loss_of(model, batch))
+    scores = torch.cat([layer.scores.flatten() for layer in layers.values()])
+    torch.testing.assert_close(mean_score(layers), scores.sigmoid().mean())
+
+
+def test_the_penalty_lowers_scores_that_the_task_alone_would_leave_or_raise(
+    fit, make_classifier, make_batch, loss_of
+):
+    def scores(penalty):
+        movement = Movement(sparsity=0.6, variant="soft", threshold=0.01, penalty=penalty)
+        model = movement.prepare(make_classifier())
+        train(fit, model, make_batch, movement, epochs=1, objective=movement.objective(loss_of))
+        return torch.cat([layer.scores.detach().flatten() for layer in masked_layers(model).values()])
+
+    with_penalty, without = scores(1e5), scores(0.0)
+    assert (with_penalty < without).float().mean() > 0.9
+    assert (without > 0).any()
+    assert (without < 0).any()
+
+
+def test_hard_has_no_penalty(loss_of):
+    assert Movement().objective(loss_of) is loss_of
+
+
+def test_one_shot_scores_all_the_training_long_and_masks_after_it(fit, make_classifier, make_batch):
+    movement = Movement(sparsity=0.7, schedule="one_shot")
+    model = movement.prepare(make_classifier())
+    train(fit, model, make_batch, movement)
+    assert all(layer.mask.all() and (layer.scores != 0).any() for layer in masked_layers(model).values())
+    finished = movement.finish(model)
+    assert zeros_of(finished) == [round(0.7 * size) for size in sizes_of(finished)]
