@@ -25,6 +25,13 @@ def check_scope(scope: str) -> str:
     return scope
 
 
+def check_texts(calibration_texts: int) -> int:
+    """``calibration_texts``, once it is known to be at least 1."""
+    if calibration_texts < 1:
+        raise ValueError(f"calibration_texts must be at least 1, got {calibration_texts}")
+    return calibration_texts
+
+
 def keep_mask(scores: Tensor, sparsity: float) -> Tensor:
     """Mark what to keep: all but the ``round(sparsity * n)`` lowest scores; of equal ones the first go.
 
@@ -89,6 +96,19 @@ def refuse_whole_layers(layers: Mapping[str, nn.Linear], sparsity: float) -> Non
         if round(check_sparsity(sparsity) * entries) == entries:
             raise ValueError(
                 f"sparsity={sparsity} would leave nothing of {name}, which has {entries} weights"
+            )
+
+
+def refuse_whole_rows(layers: Mapping[str, nn.Linear], sparsity: float) -> None:
+    """Check before the training that some weight of each row would be left.
+
+    Raises:
+        ValueError: If none would; names the first layer with such rows.
+    """
+    for name, layer in layers.items():
+        if round(check_sparsity(sparsity) * layer.in_features) == layer.in_features:
+            raise ValueError(
+                f"sparsity={sparsity} would leave nothing of {name}, whose rows have {layer.in_features} weights"
             )
 
 
