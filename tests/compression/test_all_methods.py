@@ -108,6 +108,10 @@ def test_capabilities_are_literals_of_the_vocabulary(path):
 OFF = {
     "compression/pruning/magnitude": {"sparsity": 0.0},
     "compression/pruning/movement": {"sparsity": 0.0},
+    "compression/pruning/wanda": {"sparsity": 0.0},
+    "compression/pruning/sparsegpt": {"sparsity": 0.0},
+    "compression/pruning/semi_structured": {"kept": 4},
+    "compression/pruning/l0": {"sparsity": 0.0},
     "compression/pruning/heads": {"sparsity": 0.0},
     "compression/pruning/feedforward": {"sparsity": 0.0},
     "compression/pruning/layers": {"sparsity": 0.0},
