@@ -4,7 +4,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,14 @@ class Attempt:
         self.meter.waiting(entry.waited_seconds)
         self.events.add("cache", entry=kind, made=entry.cost is None, seconds=time.perf_counter() - before)
         return entry.folder
+
+    def reuse(self, entry: str, stage: str, cost: Mapping[str, float]) -> None:
+        """Charge, as amortised, what this run takes from another.
+
+        Args:
+            entry: What it is; the same one is charged once.
+        """
+        self.reused[entry] = (stage, dict(cost))
 
     @property
     def checkpoints(self) -> Path:

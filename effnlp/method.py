@@ -15,6 +15,9 @@ A method that must see texts before it acts (for the scales of activations, or t
 that have labels just before its ``finish``, or before ``prepare`` where its attribute ``calibrates_at`` says so. What
 it learns of them it keeps in itself; the model is left as it is.
 
+A method that adds texts to those of the training, or that looks at another model first, has ``gather(data, around)``,
+called before the model is built (:mod:`effnlp.gathering`).
+
 A method that acts once may be a bare function from model to model: that is its ``finish``. What a method
 needs, gives and takes away is written as literal constants of its module, so that it is read without
 importing it (:mod:`effnlp.legality`).

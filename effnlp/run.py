@@ -39,6 +39,7 @@ from effnlp.finetuning.loop import (
     rounds_of,
     steps_of,
 )
+from effnlp.gathering import absolute_paths, gather
 from effnlp.legality import Step, check
 from effnlp.menu import conf_dir
 from effnlp.model.classifier import count_params
@@ -93,7 +94,7 @@ def run(
     Raises:
         RunInUseError: If another process is doing this very run.
     """
-    config = absolute_reference(config, Path.cwd())
+    typed, config = config, absolute_paths(absolute_reference(config, Path.cwd()), Path.cwd())
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock")
     try:
@@ -101,7 +102,7 @@ def run(
     except filelock.Timeout:
         raise RunInUseError(f"{folder} is in use: another process is doing this very run") from None
     record = Record(
-        status=FAILED, identity=describe_run(config, overrides), choices=dict(chosen), config=dict(config)
+        status=FAILED, identity=describe_run(typed, overrides), choices=dict(chosen), config=dict(config)
     )
     closing: list[Tracker] = []
     try:
@@ -214,7 +215,7 @@ def _stages(
         attempt.take_up()
         _tell_start(task, config, attempt)
         closing.append(attempt.tracker)
-        model, data = _build(task, companions, choices, config, attempt)
+        model, data = _build(task, companions, choices, config, attempt, config_dir)
         model, delta = _train(model, data, choices, config, attempt, rungs)
         deployed = Deployed(model, data.tokenizer, () if task.is_language else task.labels, task.is_pair)
         with attempt.meter.stage("evaluation"):
@@ -255,7 +256,12 @@ def _tell_start(task: Task, config: Mapping[str, Any], attempt: Attempt) -> None
 
 
 def _build(
-    task: Task, companions: Sequence[Task], choices: Choices, config: Mapping[str, Any], attempt: Attempt
+    task: Task,
+    companions: Sequence[Task],
+    choices: Choices,
+    config: Mapping[str, Any],
+    attempt: Attempt,
+    config_dir: Path | None,
 ) -> tuple[nn.Module, Prepared]:
     """The model as it is before any method, and the texts as it reads them."""
     meter, finetuning = attempt.meter, choices.finetuning
@@ -276,6 +282,7 @@ def _build(
         attempt.record.put(data.values())
         if hasattr(finetuning, "read_tasks"):
             finetuning.read_tasks(data.tasks, data.tokenizer)
+    data = gather(list(choices.methods.values()), data, config, attempt, config_dir)
     with meter.stage("pretraining", count_flops=True):
         torch.manual_seed(int(config["seed"]["init"]))
         model: nn.Module = model_choice.build(data.tokenizer, data.classes)

@@ -1,5 +1,6 @@
 """What goes together is computed from what modules declare, and agrees with what really works."""
 
+import copy
 import itertools
 import random
 
@@ -14,7 +15,7 @@ from effnlp.menu import Choice, choice_names, conf_dir, groups, read_choice
 
 CONF = [conf_dir()]
 SLOTS = sorted(g.partition("/")[2] for g in groups(CONF) if g.startswith("compression/"))
-ORDER = ["early_exit", "pruning", "quantization"]
+ORDER = ["distillation", "early_exit", "pruning", "quantization"]
 MODELS = [
     {"model": name, **dict(parts)}
     for name in choice_names("model", CONF)
@@ -50,17 +51,21 @@ def kinds_of_peft():
     return [*kinds.values()]
 
 
-def everything(pefts=()):
-    """Every combination of choices and moments: (chosen, moments); of ``pefts``, or of one of each kind."""
+DRAWN = 2000
+"""So many combinations are looked at: all of them are far too many."""
+
+
+def everything(pefts=(), seed=0):
+    """Combinations of choices and moments, drawn at random: (chosen, moments); of ``pefts``, or of one of each kind."""
     options = {}
     for slot in SLOTS:
         options[slot] = []
         for name in choice_names(f"compression/{slot}", CONF):
             has_moment = "moment" in read_choice(f"compression/{slot}", name, CONF).keys
             options[slot] += [(name, moment) for moment in (legality.TOLD if has_moment else (None,))]
-    for model, peft, *taken in itertools.product(
-        MODELS, pefts or kinds_of_peft(), *(options[slot] for slot in SLOTS)
-    ):
+    draw = random.Random(seed)
+    sources = [MODELS, pefts or kinds_of_peft(), *(options[slot] for slot in SLOTS)]
+    for model, peft, *taken in ([draw.choice(source) for source in sources] for _ in range(DRAWN)):
         chosen = {**model, "peft": peft} | {
             f"compression/{slot}": name for slot, (name, _) in zip(SLOTS, taken, strict=True)
         }
@@ -138,16 +143,18 @@ def test_full_fine_tuning_of_integers_is_advised_to_round_later_or_to_train_besi
 @pytest.mark.parametrize("pruning", ["magnitude", "movement"])
 def test_integers_before_pruning_are_refused_and_the_other_order_is_advised(pruning):
     chosen = combination(pruning=pruning, quantization="int8_dynamic")
-    message = refusal(chosen, order=["quantization", "pruning", "early_exit"])
-    assert "compression.order=[pruning,quantization,early_exit]" in message
-    assert check(settings_of(chosen, ["pruning", "quantization", "early_exit"]), chosen, CONF)
+    message = refusal(chosen, order=["distillation", "quantization", "pruning", "early_exit"])
+    assert "compression.order=[distillation,pruning,quantization,early_exit]" in message
+    assert check(settings_of(chosen, ["distillation", "pruning", "quantization", "early_exit"]), chosen, CONF)
 
 
 @pytest.mark.parametrize(
     "order", [[], ["pruning"], ["pruning", "pruning", "quantization"], [*ORDER, "more"], ["pruning", 1, None]]
 )
 def test_an_order_that_does_not_name_each_slot_once_is_refused(order):
-    assert "must name each of early_exit, pruning, quantization once" in refusal(combination(), order)
+    assert "must name each of distillation, early_exit, pruning, quantization once" in refusal(
+        combination(), order
+    )
 
 
 def test_a_moment_that_there_is_not_is_refused():
@@ -158,7 +165,7 @@ def test_a_moment_that_there_is_not_is_refused():
 def words_of(message):
     """The ways out that a refusal names, each a list of overrides."""
     _, _, advice = message.partition("; what would work: ")
-    ways = advice.replace("[early_exit,pruning,quantization]", "DEFAULT").split(", ")
+    ways = advice.replace("[distillation,early_exit,pruning,quantization]", "DEFAULT").split(", ")
     return [way.removesuffix(", …").split(" with ") for way in ways if way not in ("", "…")]
 
 
@@ -252,10 +259,17 @@ LABELS = [0, 1, 1, 0] * 4
 
 
 def covering(combinations, seed=0):
-    """A subset in which every pair of values of two factors appears that appears in any combination."""
+    """A subset in which every pair of values of two factors appears that appears in any combination.
+
+    Of an order, what counts is which of two slots comes first.
+    """
     order = list(combinations)
     random.Random(seed).shuffle(order)
-    pairs = [set(itertools.combinations(sorted(map(str, c.items())), 2)) for c in order]
+    facts = [
+        [*((k, v) for k, v in c.items() if k != "order"), *itertools.combinations(c["order"], 2)]
+        for c in order
+    ]
+    pairs = [set(itertools.combinations(sorted(map(str, fact)), 2)) for fact in facts]
     left = set().union(*pairs)
     taken = []
     while left:
@@ -270,12 +284,13 @@ OF_ITSELF = [name for name in choice_names("peft", CONF) if name != "adapter_fus
 
 
 def factors():
-    """Every legal combination that needs no download, with every order of compression."""
+    """Legal combinations that need no download, each with an order of compression."""
+    draw = random.Random(0)
     for chosen, moments in everything(OF_ITSELF):
         if chosen["model"] != "pretrained":
-            for order in itertools.permutations(SLOTS):
-                if first_conflict(gather(settings_of(chosen, order, **moments), chosen, CONF)) is None:
-                    yield {**chosen, "order": order, "moments": tuple(moments.items())}
+            order = tuple(draw.sample(SLOTS, len(SLOTS)))
+            if first_conflict(gather(settings_of(chosen, order, **moments), chosen, CONF)) is None:
+                yield {**chosen, "order": order, "moments": tuple(moments.items())}
 
 
 COVERING = covering(factors())
@@ -323,6 +338,10 @@ def test_what_is_legal_prepares_learns_finishes_and_answers(combination):
         changes = {"moment": moments[slot]} if slot in moments else {}
         methods[f"compression/{slot}"] = make(f"compression/{slot}", chosen[f"compression/{slot}"], **changes)
     model, batch = built(chosen)
+    batch["rows"] = torch.arange(len(TEXTS))
+    for one in methods.values():
+        if hasattr(one, "lessons"):
+            one.lessons.learn_from(copy.deepcopy(model), model(batch).detach())
 
     def acting(moment):
         return [methods[s.choice.group] for s in steps if s.moment == moment and not s.is_part]

@@ -12,6 +12,8 @@ BATCH_SIZE = 32
 def calibration_batches(data: Prepared, count: int, seed: int) -> list[Batch]:
     """``count`` training texts with their labels, drawn without replacement, in batches of 32; all, if there are fewer.
 
+    Texts without a label are left out.
+
     Raises:
         ValueError: If texts are wanted and there are none.
     """
@@ -20,5 +22,6 @@ def calibration_batches(data: Prepared, count: int, seed: int) -> list[Batch]:
     train = data.examples["train"]
     if len(train) == 0:
         raise ValueError(f"calibration needs texts: {count} are wanted, and the training split is empty")
-    drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(int(seed)))[:count]
-    return [train.batch(part.tolist()) for part in drawn.split(BATCH_SIZE)]
+    labelled = torch.from_numpy(train.labelled())
+    drawn = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(int(seed)))[:count]
+    return [train.batch(part.tolist()) for part in labelled[drawn].split(BATCH_SIZE)]

@@ -14,7 +14,7 @@ from torch import Tensor
 Batch = dict[str, Tensor]
 """``input_ids`` (B, T) int64, ``attention_mask`` (B, T) int64 with 1 for tokens and 0 for padding,
 ``token_type_ids`` (B, T) int64 where texts are pairs, ``labels`` (B,) where they are known: int64, or float32
-where they are numbers."""
+where they are numbers; ``rows`` (B,) int64, which texts these are, where something stored of them is looked up."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,19 @@ class Encodings:
             type_ids=flat_types,
             pad_id=pad_id,
             truncated=truncated,
+        )
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Encodings]") -> "Encodings":
+        """The texts of all parts, one part after another; all are of one tokenizer."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        types = [part.type_ids for part in parts if part.type_ids is not None]
+        return cls(
+            ids=np.concatenate([part.ids for part in parts]),
+            offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+            type_ids=np.concatenate(types) if types else None,
+            pad_id=parts[0].pad_id,
+            truncated=sum(part.truncated for part in parts),
         )
 
     def batch(

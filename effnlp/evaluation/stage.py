@@ -44,7 +44,7 @@ def evaluate(deployed: Deployed, data: Prepared, config: Mapping[str, Any], atte
     subject = Subject(
         deployed=deployed,
         task=data.task,
-        train=data.train,
+        train=data.train.iloc[data.examples["train"].labelled()],
         logits={SPLITS[prefix]: torch.from_numpy(split.logits) for prefix, split in predicted.items()},
         predict=lambda examples: predict(deployed.model, examples, settings["batch_size"], gauge),
         meter=attempt.meter,

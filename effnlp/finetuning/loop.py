@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from effnlp.data.encodings import Batch
-from effnlp.data.examples import Examples
+from effnlp.data.examples import Examples, labelled_part
 from effnlp.finetuning.judge import ACCURACY, Judge, unsettled
 from effnlp.hardware.settings import Hardware
 from effnlp.method import Objective
@@ -190,10 +190,11 @@ class Training(pl.LightningModule):
         return self.ends[bisect.bisect_right(self.ends, step) :]
 
     def last_batches(self, count: int) -> Iterator[Batch]:
-        """The last batches, ``count`` at most, on which it was trained; oldest first."""
+        """What has labels of the last batches, ``count`` at most, on which it was trained; oldest first."""
         positions = self.batches[max(0, self.global_step - count) : self.global_step]
         data = Batches(self.train_examples, positions, self.settings.pad_to_multiple)
-        return (data[index] for index in range(len(data)))
+        labelled = (labelled_part(data[index]) for index in range(len(data)))
+        return (batch for batch in labelled if len(batch["labels"]))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The whole validation split, longest texts first; nothing where the round is only cut."""

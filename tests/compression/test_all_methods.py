@@ -18,6 +18,9 @@ from effnlp.data.encodings import Encodings
 from effnlp.evaluation.example_flops import example_flops
 from effnlp.legality import IllegalCombinationError, check
 from effnlp.menu import CAPABILITIES, MOMENTS
+from effnlp.model.backbone import BackboneEncoder, Size
+from effnlp.model.classifier import Classifier
+from effnlp.model.mixer.attention import Attention
 from effnlp.model.storage import stored_bytes
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -36,7 +39,35 @@ def load(path):
 
 
 def make(path, **changes):
-    return instantiate({**load(path), **changes}, _convert_="all")
+    made = instantiate({**load(path), **changes}, _convert_="all")
+    if hasattr(made, "lessons"):
+        made.lessons.learn_from(*a_teacher())
+    return made
+
+
+def a_teacher():
+    """One that is deeper and wider than the classifier of these tests, and what it says of 64 texts."""
+    torch.manual_seed(5)
+    size = Size(depth=6, width=48, heads=2, feedforward_width=96)
+    model = Classifier(BackboneEncoder(size, Attention, vocabulary_size=60, max_length=24), 3)
+    return model, torch.randn(64, 3)
+
+
+@pytest.fixture
+def make_batch(make_batch):
+    """Batches that say which texts they hold, which no model and only some methods look at."""
+
+    def make(*args, **options):
+        batch = make_batch(*args, **options)
+        return {**batch, "rows": torch.arange(len(batch["labels"]))}
+
+    return make
+
+
+@pytest.fixture
+def seen(make_batch):
+    """What methods that calibrate are shown."""
+    return [make_batch(32, seed=100), make_batch(32, seed=101)]
 
 
 @pytest.fixture
@@ -50,7 +81,7 @@ every_config = pytest.mark.parametrize("path", CONFIGS, ids=name_of)
 
 def test_each_group_has_its_neutral_element():
     groups = {path.parent for path in CONFIGS}
-    assert len(groups) == 4
+    assert len(groups) == 5
     assert all((group / "none.yaml").exists() for group in groups)
 
 

@@ -1,0 +1,206 @@
+"""TinyBERT: follow a teacher's embeddings, hidden states and attention scores, layer by layer, then its logits.
+
+Source: Jiao et al. (2020), https://arxiv.org/abs/1909.10351
+
+Legend: B batch, T tokens, D width, H heads, E width of a head, M layers of the student.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from effnlp.compression.distillation.layer_maps import check_layer_map, layer_map
+from effnlp.compression.distillation.lessons import Lessons
+from effnlp.compression.distillation.projection import PLACE, add_projections, drop_projections, project
+from effnlp.compression.distillation.soft_labels import check_soft_labels, loss_of_labels, soft_loss
+from effnlp.compression.distillation.trace import Trace, depth_of, head_count, mean_over_tokens, trace
+from effnlp.data.encodings import Batch
+from effnlp.method import Objective, note
+from effnlp.model.heads import split_heads
+from effnlp.model.surgery import encoder_of
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback
+
+    from effnlp.data.prepare import Prepared
+    from effnlp.gathering import Around
+
+REQUIRES = {
+    "prepare": ("classes", "single_task", "layer_outputs", "softmax_attention", "linear_layers"),
+    "during": ("classes", "layer_outputs", "softmax_attention"),
+}
+
+
+def attention_scores(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
+    """(B, H, T, T) the scores before the softmax.
+
+    What a family adds to them (positions, relative biases) is not in them.
+
+    Args:
+        queries: (B, T, H · E).
+        keys: (B, T, K · E): K heads, each read by H / K heads of the queries.
+        heads: H.
+    """
+    of_queries = split_heads(queries, heads)  # (B, H, T, E)
+    width = of_queries.shape[-1]
+    of_keys = split_heads(keys, keys.shape[-1] // width)  # (B, K, T, E)
+    of_keys = of_keys.repeat_interleave(heads // of_keys.shape[1], dim=1)  # (B, H, T, E)
+    return of_queries @ of_keys.transpose(-1, -2) / math.sqrt(width)
+
+
+def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """The mean squared difference of (B, T, D) over the tokens, without padding, and over D: a scalar (eq. 8, 9)."""
+    return mean_over_tokens((student - teacher).square().mean(-1), mask)
+
+
+def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """The mean squared difference of scores (B, H, T, T) over the pairs of tokens and over H: a scalar (eq. 7)."""
+    pairs = mask.unsqueeze(1) * mask.unsqueeze(2)  # (B, T, T)
+    return mean_over_tokens((student - teacher).square().mean(1).flatten(1), pairs.flatten(1))
+
+
+class TinyBERT:
+    """The distances of embeddings, hidden states and attention scores, with those of labels and logits.
+
+    Unlike the paper, one learning-rate schedule serves both phases, there is no general distillation before (a
+    pre-training of the student takes its place) nor augmentation (a pool does), and padding counts nowhere.
+
+    Args:
+        teacher: Folder of a finished run that kept its model; or a list of overrides of a run that is done first, on
+            the same task, once for all students. It reads the tokens that the student reads, with as many heads.
+        alpha: Weight of the teacher's logits, in [0, 1]; the rest is for the labels. The paper's is 1.
+        temperature: T, above 0, by which logits are divided before the softmax.
+        embedding_weight: Weight of the distance of embeddings, at least 0.
+        hidden_weight: Of the sum over the layers of those of hidden states, at least 0.
+        attention_weight: Of the sum over the layers of those of attention scores, at least 0.
+        first_phase: Share of the steps in which the student follows layers alone, after which it follows labels and
+            logits alone; 0: all together from the first step to the last. In [0, 1).
+        layer_map: ``uniform``, ``top`` or ``bottom``.
+        pool: File with texts without labels.
+        pool_size: Or so many rows of the training split beyond ``task.train_size``, without their labels.
+
+    Raises:
+        ValueError: If a value is outside its range.
+    """
+
+    def __init__(
+        self,
+        teacher: str | Sequence[str] | None = None,
+        alpha: float = 1.0,
+        temperature: float = 1.0,
+        embedding_weight: float = 1.0,
+        hidden_weight: float = 1.0,
+        attention_weight: float = 1.0,
+        first_phase: float = 0.0,
+        layer_map: str = "uniform",
+        pool: str | None = None,
+        pool_size: int = 0,
+    ) -> None:
+        check_soft_labels(alpha, temperature)
+        check_layer_map(layer_map)
+        weights = {"embedding": embedding_weight, "hidden": hidden_weight, "attention": attention_weight}
+        for name, weight in weights.items():
+            if not weight >= 0:
+                raise ValueError(f"{name}_weight must be at least 0, got {weight}")
+        if sum(weights.values()) == 0:
+            raise ValueError("one of embedding_weight, hidden_weight and attention_weight must be above 0")
+        if not 0 <= first_phase < 1:
+            raise ValueError(f"first_phase must be in [0, 1), got {first_phase}")
+        self.alpha, self.temperature, self.weights, self.layer_map = alpha, temperature, weights, layer_map
+        self.first_phase = self.settled_after = first_phase
+        self.follows_layers = self.follows_answers = True
+        self.lessons = Lessons(teacher, pool, pool_size)
+        self._of_head: list[nn.Parameter] = []
+
+    def gather(self, data: "Prepared", around: "Around") -> "Prepared":
+        """Get the teacher, and the texts of the pool."""
+        return self.lessons.gather(data, around, by_layers=True)
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """Give a student of another width its two projections, W_e and W_h.
+
+        Raises:
+            ValueError: If the student has more layers than the teacher, or another number of heads.
+        """
+        teacher = self.lessons.model
+        if teacher is not None:
+            layer_map(self.layer_map, depth_of(model), depth_of(teacher))
+            heads = [head_count(encoder_of(each)) for each in (model, teacher)]
+            if self.weights["attention"] and heads[0] != heads[1]:
+                raise ValueError(
+                    f"attention scores are compared head by head: the student has {heads[0]}, the teacher {heads[1]}; "
+                    "attention_weight=0 leaves them out, compression/distillation=minilm takes any number"
+                )
+        head: Any = model.head
+        self._of_head = [parameter for parameter in head.parameters() if parameter.requires_grad]
+        return add_projections(model, ["embeddings", "layers"], teacher)
+
+    def callbacks(self) -> "list[Callback]":
+        """What switches the phase, if there are two."""
+        if self.first_phase == 0:
+            return []
+        from effnlp.compression.distillation.phases import SwitchPhase
+
+        return [SwitchPhase(self)]
+
+    def advance(self, model: nn.Module, step: int, steps: int) -> None:
+        """Be in the phase that ``step`` of ``steps`` asks for; what it does not train is frozen."""
+        self.follows_layers = step < math.ceil(self.first_phase * steps)
+        self.follows_answers = not self.follows_layers
+        for parameter in self._of_head:
+            parameter.requires_grad_(self.follows_answers)
+        projections = getattr(model, PLACE, None)
+        if projections is not None:
+            projections.requires_grad_(self.follows_layers)
+
+    def objective(self, base: Objective) -> Objective:
+        """The loss of the phase."""
+        roles = ("query", "key") if self.weights["attention"] else ()
+
+        def taught(model: nn.Module, batch: Batch) -> Tensor:
+            student = trace(model, batch, roles)
+            with torch.no_grad():
+                teacher = trace(self.lessons.teacher_on(student.logits.device), batch, roles)
+            parts = []
+            if self.follows_layers:
+                parts.append(self._layers(model, student, teacher))
+            if self.follows_answers:
+                soft = soft_loss(student.logits, teacher.logits, self.temperature)
+                labels = loss_of_labels(base, model, batch, student.logits)
+                parts.append((1 - self.alpha) * labels + self.alpha * soft)
+            return torch.stack(parts).sum()
+
+        return taught
+
+    def _layers(self, model: nn.Module, student: Trace, teacher: Trace) -> Tensor:
+        taught_by = layer_map(self.layer_map, len(student.hidden) - 1, len(teacher.hidden) - 1)
+        mask = student.mask
+        distances = [
+            self.weights["embedding" if m == 0 else "hidden"]
+            * hidden_loss(
+                project(model, "layers" if m else "embeddings", hidden), teacher.hidden[taught_by[m]], mask
+            )
+            for m, hidden in enumerate(student.hidden)
+        ]
+        if self.weights["attention"]:
+            heads = [head_count(encoder_of(each)) for each in (model, self.lessons.model)]  # type: ignore[arg-type]
+            for m in range(1, len(student.hidden)):
+                own, wanted = (
+                    attention_scores(of.given["query"][layer - 1], of.given["key"][layer - 1], count)
+                    for of, layer, count in zip((student, teacher), (m, taught_by[m]), heads, strict=True)
+                )
+                distances.append(self.weights["attention"] * attention_loss(own, wanted, mask))
+        return torch.stack(distances).sum()
+
+    def settle(self, model: nn.Module) -> nn.Module:
+        """Leave the student alone."""
+        return drop_projections(model)
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Nothing of the teacher is in the model."""
+        said = {"alpha": self.alpha, "temperature": self.temperature, "first_phase": self.first_phase}
+        note(model, "compression/distillation", {**said, "pool_texts": self.lessons.pool_texts})
+        return model

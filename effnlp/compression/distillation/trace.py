@@ -1,0 +1,120 @@
+"""What happens inside a classifier while it reads a batch: states of layers, and what linear layers give.
+
+Legend: B batch, T tokens of the text, D width, L layers, H heads, E width of a head, W width of a linear layer's
+output.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from effnlp.data.encodings import Batch
+from effnlp.model.classifier import Classifier, LayeredEncoder, LayerState
+from effnlp.model.prompted import prompt_length
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a classifier made of a batch; of a prompt before the text nothing is kept.
+
+    Attributes:
+        hidden: (B, T, D) the input of the first layer, then the output of each: L + 1 of them.
+        states: What these are part of, to be pooled.
+        given: Role to what the linear layers in it gave, layer by layer: (B, T, W) each.
+        logits: (B, C).
+        mask: (B, T), 1 for tokens.
+    """
+
+    hidden: Sequence[Tensor]
+    states: Sequence[LayerState]
+    given: Mapping[str, Sequence[Tensor]]
+    logits: Tensor
+    mask: Tensor
+
+
+def trace(model: nn.Module, batch: Batch, roles: Sequence[str] = ()) -> Trace:
+    """Read a batch layer by layer and keep what happens.
+
+    Args:
+        roles: Of linear layers whose outputs are kept (:data:`effnlp.model.families.ROLES`).
+
+    Raises:
+        ValueError: If the model cannot be run layer by layer, or a layer has nothing in one of the roles.
+    """
+    depth_of(model)
+    encoder: Any = model.encoder
+    before = prompt_length(getattr(encoder, "prompt", None))
+    with listening(encoder, roles) as heard:
+        states = [encoder.embed(batch)]
+        for index in range(encoder.depth):
+            states.append(encoder.layer(index, states[-1]))
+    for role in roles:
+        if len(heard[role]) != encoder.depth:
+            raise ValueError(
+                f"distillation of {role} needs one such linear layer in each of {encoder.depth} layers, "
+                f"{type(encoder).__name__} has {len(heard[role])}"
+            )
+    return Trace(
+        hidden=[state.hidden[:, before:] for state in states],
+        states=states,
+        given={role: [output[:, before:] for output in outputs] for role, outputs in heard.items()},
+        logits=model.head(model.dropout(encoder.pool(states[-1]))),  # type: ignore[operator]
+        mask=batch["attention_mask"],
+    )
+
+
+def depth_of(model: nn.Module) -> int:
+    """L.
+
+    Raises:
+        ValueError: If the model cannot be run layer by layer.
+    """
+    encoder = getattr(model, "encoder", None)
+    if not isinstance(model, Classifier) or not isinstance(encoder, LayeredEncoder):
+        kind = type(encoder or model).__name__
+        raise ValueError(f"distillation of layers needs a model that can be run layer by layer, got {kind}")
+    return encoder.depth
+
+
+@contextmanager
+def listening(encoder: Any, roles: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """Role to what its linear layers give while the block lasts, in the order of the calls."""
+    heard: dict[str, list[Tensor]] = {role: [] for role in roles}
+    handles = []
+    names = encoder.linear_roles() if roles else {}
+    for role in roles:
+
+        def keep(_module: nn.Module, _inputs: Any, output: Tensor, role: str = role) -> None:
+            heard[role].append(output)
+
+        handles += [encoder.get_submodule(name).register_forward_hook(keep) for name in names.get(role, ())]
+    try:
+        yield heard
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def head_count(encoder: Any) -> int:
+    """H, of the queries.
+
+    Raises:
+        ValueError: If it is not known.
+    """
+    config = getattr(getattr(encoder, "model", None), "config", None)
+    if config is not None and hasattr(config, "num_attention_heads"):
+        return int(config.num_attention_heads)
+    mixers: list[Any] = [getattr(layer, "mixer", None) for layer in getattr(encoder, "layers", ())]
+    heads = {mixer.heads for mixer in mixers if hasattr(mixer, "heads")}
+    if len(heads) != 1:
+        raise ValueError(f"the number of attention heads of {type(encoder).__name__} is not known")
+    return int(heads.pop())
+
+
+def mean_over_tokens(of_token: Tensor, mask: Tensor) -> Tensor:
+    """The mean of ``of_token`` (B, T) over the tokens of all texts, without padding: a scalar."""
+    weights = mask.to(of_token.dtype)  # (B, T)
+    return (of_token * weights).sum() / weights.sum().clamp_min(1)
