@@ -146,6 +146,7 @@ OFF = {
     "compression/pruning/heads": {"sparsity": 0.0},
     "compression/pruning/feedforward": {"sparsity": 0.0},
     "compression/pruning/layers": {"sparsity": 0.0},
+    "compression/pruning/structured": {"heads": 0.0, "feedforward": 0.0},
     "compression/early_exit/deebert": {"threshold": 0.0},
     "compression/early_exit/fastbert": {"speed": 0.0},
     "compression/early_exit/pabee": {"patience": 99},

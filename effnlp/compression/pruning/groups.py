@@ -209,7 +209,8 @@ def choose_by_importance(
     """Masks of the groups to keep, (G,), after equal steps in each of which the importance is estimated anew."""
     masks: dict[str, Tensor] = {}
     for step in range(1, rounds + 1):
-        scores = normalised(importances(model, parts, batches, masks))
+        found = importances(model, parts, batches, masks)
+        scores = normalised({name: f.where(masks[name], 0.0) if masks else f for name, f in found.items()})
         for name, mask in masks.items():
             scores[name][~mask] = -torch.inf  # what is gone does not come back
         masks = choose(scores, sparsity * step / rounds, scope)
@@ -225,8 +226,11 @@ def cut(model: nn.Module, parts: Sequence[Part], masks: Mapping[str, Tensor]) ->
 
 
 def tell(model: nn.Module, removed: Mapping[str, tuple[int, int]]) -> None:
-    """Write down for each kind of group how many there were and how many of them were removed."""
-    said: dict[str, float] = {}
+    """Write down for each kind of group how many there were and how many of them were removed.
+
+    A method that was told to remove nothing of any kind has removed 0 groups.
+    """
+    said: dict[str, float] = {} if removed else {"groups_removed": 0}
     for kind, (before, gone) in removed.items():
         said |= {kind: before, f"{kind}_removed": gone, f"{kind}_sparsity": gone / before}
     note(model, "compression/pruning", said)
