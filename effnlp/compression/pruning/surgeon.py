@@ -69,8 +69,10 @@ def prune_columns(weight: Tensor, hessian: Tensor, choose: Choose, block: int, d
 
 def reconstruction_error(weight: Tensor, pruned: Tensor, hessian: Tensor) -> float:
     """``||(W - W') X^T||² / ||W X^T||²``, by H = X^T X."""
-    hessian = hessian.double()
-    lost, whole = (
-        (matrix.double() @ hessian * matrix.double()).sum() for matrix in (weight - pruned, weight)
-    )
-    return float(lost / whole) if whole > 0 else 0.0
+
+    def size(matrix: Tensor) -> Tensor:
+        matrix = matrix.detach().double()
+        return (matrix @ hessian.double() * matrix).sum()
+
+    whole = size(weight)
+    return float(size(weight - pruned) / whole) if whole > 0 else 0.0
