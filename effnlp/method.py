@@ -18,6 +18,9 @@ it learns of them it keeps in itself; the model is left as it is.
 A method that adds texts to those of the training, or that looks at another model first, has ``gather(data, around)``,
 called before the model is built (:mod:`effnlp.gathering`).
 
+A method that acts late and cannot serve every model may have ``check(model)``, which raises a ValueError. It is called
+with the model as it is built, before any work is done on it.
+
 A method that acts once may be a bare function from model to model: that is its ``finish``. What a method
 needs, gives and takes away is written as literal constants of its module, so that it is read without
 importing it (:mod:`effnlp.legality`).
@@ -46,6 +49,17 @@ if TYPE_CHECKING:
 
 Objective = Callable[[nn.Module, "Batch"], Tensor]
 """The loss of a model on a batch with labels: a scalar."""
+
+
+def check(methods: Iterable[Any], model: nn.Module) -> None:
+    """Let each method refuse a model that it could not serve.
+
+    Raises:
+        ValueError: If one does.
+    """
+    for method in methods:
+        if hasattr(method, "check"):
+            method.check(model)
 
 
 def prepare(methods: Sequence[Any], model: nn.Module, batches: "Sequence[Batch]" = ()) -> nn.Module:

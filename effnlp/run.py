@@ -305,6 +305,7 @@ def _train(
     """The model as it is deployed, and what the task adds to its base."""
     meter, record, finetuning = attempt.meter, attempt.record, choices.finetuning
     prepared, finishing = choices.preparing, choices.finishing
+    method.check(choices.methods.values(), model)
     seen = calibration_batches(data, method.texts_wanted(choices.methods.values()), config["seed"]["order"])
     # A model that was made to answer has in its words what no base and no delta say.
     taker = Taker(is_wanted=config["keep_model"] and not hasattr(finetuning, "pose"))

@@ -61,3 +61,24 @@ def test_a_look_at_a_rung_calibrates_a_copy_on_the_last_batches(batches):
 def test_as_many_texts_are_fetched_as_the_most_curious_method_wants():
     assert method.texts_wanted([Watching(3), Watching(7), object()]) == 7
     assert method.texts_wanted([]) == 0
+
+
+class Choosy:
+    """Serves only models without a bias."""
+
+    def check(self, model):
+        if model.bias is not None:
+            raise ValueError("a bias is more than it can bear")
+
+
+def test_every_method_may_refuse_a_model_before_anything_is_done_to_it(batches):
+    method.check([Watching(1), Choosy()], nn.Linear(1, 1, bias=False))
+    with pytest.raises(ValueError, match="more than it can bear"):
+        method.check([Watching(1), Choosy()], nn.Linear(1, 1))
+
+
+def test_a_run_refuses_at_once_what_it_would_have_to_refuse_after_the_training(run_tiny):
+    record = run_tiny("model=backbone", "compression/pruning=heads", "compression.pruning.sparsity=0.9")
+    assert record.status == "failed"
+    assert "would remove all 2 groups" in record.message
+    assert "train/steps" not in record.values
