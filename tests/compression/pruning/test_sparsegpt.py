@@ -93,3 +93,23 @@ def test_a_sparsity_that_leaves_nothing_of_a_layer_is_refused_before_the_trainin
 def test_finishing_without_texts_is_refused(make_classifier):
     with pytest.raises(ValueError, match="sparsegpt has seen no texts"):
         SparseGPT().finish(make_classifier())
+
+
+@pytest.mark.slow
+def test_on_every_layer_of_minilm_the_error_of_the_outputs_is_below_that_of_magnitude(minilm):
+    texts = [
+        f"{a} {b} in the {c}"
+        for a in ("a lovely", "the dull")
+        for b in ("film", "plot", "cat")
+        for c in "xyz"
+    ]
+    batches = [minilm.batch(texts)]
+    hessians = input_moments(minilm.model, linears(minilm.model), batches, "outer")
+    dense = {name: layer.weight.detach().clone() for name, layer in linears(minilm.model).items()}
+    method.finish(SparseGPT(0.5), minilm.model, batches)
+    assert len(dense) == 36
+    for name, layer in linears(minilm.model).items():
+        magnitude = dense[name].where(keep_mask(dense[name].abs(), 0.5), 0.0)
+        error = reconstruction_error(dense[name], layer.weight, hessians[name])
+        assert error < reconstruction_error(dense[name], magnitude, hessians[name])
+        assert int((layer.weight == 0).sum()) == layer.weight.numel() // 2
