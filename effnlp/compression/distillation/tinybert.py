@@ -123,9 +123,15 @@ class TinyBERT:
         """Give a student of another width its two projections, W_e and W_h.
 
         Raises:
-            ValueError: If the student has more layers than the teacher, or another number of heads.
+            ValueError: If the student has more layers than the teacher, or another number of heads; or if nothing of
+                its layers learns while they alone are to follow.
         """
         teacher = self.lessons.model
+        if self.first_phase and not any(p.requires_grad for p in encoder_of(model).parameters()):
+            raise ValueError(
+                f"in the first {self.first_phase:.0%} of the steps layers alone learn, and all of them are frozen: "
+                "set compression.distillation.first_phase=0"
+            )
         if teacher is not None:
             layer_map(self.layer_map, depth_of(model), depth_of(teacher))
             heads = [head_count(encoder_of(each)) for each in (model, teacher)]

@@ -99,19 +99,25 @@ def listening(encoder: Any, roles: Sequence[str]) -> Iterator[dict[str, list[Ten
 
 
 def head_count(encoder: Any) -> int:
-    """H, of the queries.
+    """H, of the queries, in every layer.
 
     Raises:
-        ValueError: If it is not known.
+        ValueError: If it is not known, or some were removed.
     """
     config = getattr(getattr(encoder, "model", None), "config", None)
     if config is not None and hasattr(config, "num_attention_heads"):
-        return int(config.num_attention_heads)
+        heads = int(config.num_attention_heads)
+        known = (getattr(config, name, None) for name in ("head_dim", "d_kv"))
+        whole = heads * int(next((width for width in known if width), config.hidden_size // heads))
+        modules = [encoder.get_submodule(name) for name in encoder.linear_roles().get("query", ())]
+        if any(getattr(module, "out_features", whole) != whole for module in modules):
+            raise ValueError(f"attention cannot be compared head by head: not all {heads} heads are there")
+        return heads
     mixers: list[Any] = [getattr(layer, "mixer", None) for layer in getattr(encoder, "layers", ())]
-    heads = {mixer.heads for mixer in mixers if hasattr(mixer, "heads")}
-    if len(heads) != 1:
+    counts = {int(mixer.heads) for mixer in mixers if hasattr(mixer, "heads")}
+    if len(counts) != 1:
         raise ValueError(f"the number of attention heads of {type(encoder).__name__} is not known")
-    return int(heads.pop())
+    return counts.pop()
 
 
 def mean_over_tokens(of_token: Tensor, mask: Tensor) -> Tensor:

@@ -132,6 +132,14 @@ def test_values_outside_their_range_are_refused(settings, message):
         TinyBERT(**settings)
 
 
+def test_layers_that_are_frozen_cannot_be_all_that_learns(make_classifier, make_teacher):
+    student, method = make_classifier(), TinyBERT(first_phase=0.5)
+    student.encoder.requires_grad_(False)
+    method.lessons.learn_from(make_teacher())
+    with pytest.raises(ValueError, match="first 50% of the steps layers alone learn"):
+        method.prepare(student)
+
+
 def test_another_number_of_heads_is_refused_unless_attention_does_not_count(make_classifier, make_teacher):
     teacher = make_teacher(heads=4)
     method = TinyBERT()

@@ -51,6 +51,14 @@ def test_a_model_without_layers_is_refused(make_batch):
         trace(torch.nn.Linear(2, 2), make_batch())
 
 
+def test_heads_that_were_removed_are_not_taken_for_narrow_ones(tiny_family):
+    encoder = tiny_family("bert").model.encoder
+    query = encoder.get_submodule(encoder.linear_roles()["query"][0])
+    query.out_features //= 2
+    with pytest.raises(ValueError, match=r"not all \d+ heads are there"):
+        head_count(encoder)
+
+
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "albert", "gpt2", "llama", "t5"])
 def test_known_families_are_traced(tiny_family, name):
     tiny = tiny_family(name)
