@@ -15,7 +15,7 @@ from effnlp.menu import Choice, choice_names, conf_dir, groups, read_choice
 
 CONF = [conf_dir()]
 SLOTS = sorted(g.partition("/")[2] for g in groups(CONF) if g.startswith("compression/"))
-ORDER = ["distillation", "early_exit", "pruning", "quantization"]
+ORDER = ["distillation", "token_dropping", "early_exit", "pruning", "quantization"]
 MODELS = [
     {"model": name, **dict(parts)}
     for name in choice_names("model", CONF)
@@ -143,17 +143,24 @@ def test_full_fine_tuning_of_integers_is_advised_to_round_later_or_to_train_besi
 @pytest.mark.parametrize("pruning", ["magnitude", "movement"])
 def test_integers_before_pruning_are_refused_and_the_other_order_is_advised(pruning):
     chosen = combination(pruning=pruning, quantization="int8_dynamic")
-    message = refusal(chosen, order=["distillation", "quantization", "pruning", "early_exit"])
-    assert "compression.order=[distillation,pruning,quantization,early_exit]" in message
-    assert check(settings_of(chosen, ["distillation", "pruning", "quantization", "early_exit"]), chosen, CONF)
+    message = refusal(
+        chosen, order=["distillation", "token_dropping", "quantization", "pruning", "early_exit"]
+    )
+    assert "compression.order=[distillation,token_dropping,pruning,quantization,early_exit]" in message
+    assert check(
+        settings_of(chosen, ["distillation", "token_dropping", "pruning", "quantization", "early_exit"]),
+        chosen,
+        CONF,
+    )
 
 
 @pytest.mark.parametrize(
     "order", [[], ["pruning"], ["pruning", "pruning", "quantization"], [*ORDER, "more"], ["pruning", 1, None]]
 )
 def test_an_order_that_does_not_name_each_slot_once_is_refused(order):
-    assert "must name each of distillation, early_exit, pruning, quantization once" in refusal(
-        combination(), order
+    assert (
+        "must name each of distillation, early_exit, pruning, quantization, token_dropping once"
+        in refusal(combination(), order)
     )
 
 
@@ -165,7 +172,9 @@ def test_a_moment_that_there_is_not_is_refused():
 def words_of(message):
     """The ways out that a refusal names, each a list of overrides."""
     _, _, advice = message.partition("; what would work: ")
-    ways = advice.replace("[distillation,early_exit,pruning,quantization]", "DEFAULT").split(", ")
+    ways = advice.replace("[distillation,token_dropping,early_exit,pruning,quantization]", "DEFAULT").split(
+        ", "
+    )
     return [way.removesuffix(", …").split(" with ") for way in ways if way not in ("", "…")]
 
 
@@ -347,7 +356,7 @@ def test_what_is_legal_prepares_learns_finishes_and_answers(combination):
         return [methods[s.choice.group] for s in steps if s.moment == moment and not s.is_part]
 
     prepared = acting("prepare")
-    model = method.prepare(prepared, model).train()
+    model = method.prepare(prepared, model, [batch]).train()
     loss = method.objective(prepared, lambda m, b: cross_entropy(m(b), b["labels"]))(model, batch)
     loss.backward()
     learning = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
@@ -355,7 +364,7 @@ def test_what_is_legal_prepares_learns_finishes_and_answers(combination):
     assert all(dict(model.named_parameters())[name].requires_grad for name in learning)
     model.eval()
     for one in acting("finish"):
-        model = method.finish(one, model)
+        model = method.finish(one, model, [batch])
     with torch.no_grad():
         logits = model(batch)
     assert logits.shape == (len(TEXTS), 2)
