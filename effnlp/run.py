@@ -20,7 +20,7 @@ from effnlp.at_rungs import AtRungs, ToldError
 from effnlp.attempt import Attempt, run_key
 from effnlp.data.calibration import calibration_batches
 from effnlp.data.prepare import Prepared, as_learned, load_companions, load_task, prepare_data
-from effnlp.ending import complete, end_at_rung, fail, reason_of
+from effnlp.ending import complete, end_at_rung, fail, message_of, reason_of
 from effnlp.evaluation.companions import evaluate_companions
 from effnlp.evaluation.evaluate import ask_to_refuse, refuse_sets
 from effnlp.evaluation.meter import Meter
@@ -117,9 +117,7 @@ def run(
         record.values["train/diverged_at_step"] = float(error.step)
         return fail(record, folder, "nan", str(error))
     except Exception as error:
-        return fail(
-            record, folder, reason_of(error), str(error) or type(error).__name__, traceback.format_exc()
-        )
+        return fail(record, folder, reason_of(error), message_of(error), traceback.format_exc())
     finally:
         for tracker in closing:
             tracker.finish(record)
