@@ -325,6 +325,8 @@ def built(chosen):
         for group, name in chosen.items()
         if group.startswith("model/")
     }
+    if chosen["compression/pruning"] == "layers":
+        parts["size"] = "small"  # some methods need two layers, and so as many must be left
     choice = make("model", chosen["model"], **parts)
     tokenizer = choice.tokenizer(pd.DataFrame({"text": TEXTS, "label": LABELS}))
     batch = tokenizer.encode(TEXTS).batch(range(len(TEXTS)))
