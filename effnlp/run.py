@@ -410,11 +410,18 @@ def _finetune(
         hardware=attempt.hardware,
         folder=attempt.checkpoints,
         seed=int(seeds["init"]),
-        gauge=MeterGauge(attempt.meter, attempt.quiet, getattr(finetuning, "data_dependent_compute", False)),
+        gauge=_gauge(model, finetuning, attempt),
         at_checkpoint=attempt.remember_spent,
         report=attempt.report,
         at_start=at_rungs.look if at_rungs else _pass,
     )
+
+
+def _gauge(model: nn.Module, finetuning: Any, attempt: Attempt) -> MeterGauge:
+    """What meters the steps of a training; a text may leave a model early once that is validated."""
+    leaves = getattr(model, "data_dependent_compute", False)
+    every = getattr(finetuning, "data_dependent_compute", False)
+    return MeterGauge(attempt.meter, attempt.quiet, every, varying=("validation",) if leaves else ())
 
 
 def _pass(_: Training) -> None:

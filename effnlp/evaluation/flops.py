@@ -180,11 +180,11 @@ class StepFlops:
         self._is_open = False
 
     def start(self, key: Hashable) -> None:
-        """Begin a step; it is watched unless its key is known."""
+        """Begin a step; it is watched unless its key is known. None is the key of a step like no other."""
         if self._is_open:
             raise RuntimeError("a step is still open: end() or abort() comes before the next start()")
         self._key, self._is_open = key, True
-        if self.data_dependent or key not in self._known:
+        if self.data_dependent or key is None or key not in self._known:
             self._counter = FlopCounter()
             self._counter.__enter__()
 
@@ -194,7 +194,7 @@ class StepFlops:
             raise RuntimeError("no step is open: start() comes before end()")
         counter = self._stop_watching()
         count = self._known[self._key] if counter is None else counter.count
-        if counter is not None and not self.data_dependent:
+        if counter is not None and not self.data_dependent and self._key is not None:
             self._known[self._key] = count
         self.total = self.total + count
         return count

@@ -13,16 +13,19 @@ class MeterGauge:
         meter: The run's.
         quiet: The run's part in the quiet of the machine.
         data_dependent: Whether FLOPs depend on what is in a batch, not only on its shape.
+        varying: Beginnings of the phases in which they do so in any case.
     """
 
-    def __init__(self, meter: Meter, quiet: QuietLock, data_dependent: bool = False) -> None:
-        self.meter, self.quiet = meter, quiet
+    def __init__(
+        self, meter: Meter, quiet: QuietLock, data_dependent: bool = False, varying: tuple[str, ...] = ()
+    ) -> None:
+        self.meter, self.quiet, self.varying = meter, quiet, varying
         self.steps = StepFlops(data_dependent)
         self.is_open = False
 
     def start_step(self, batch: Batch, phase: str) -> None:
         """Before a step; ``phase`` names what it does with a batch of this shape."""
-        self.steps.start(batch_key(batch, phase))
+        self.steps.start(None if phase.startswith(self.varying) else batch_key(batch, phase))
         self.is_open = True
 
     def end_step(self) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from effnlp.evaluation.flops import FlopCount, FlopCounter, StepFlops, batch_key, count_flops
+from effnlp.evaluation.steps import MeterGauge
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +235,28 @@ def test_where_flops_depend_on_data_every_step_is_watched():
     model = CallsCounted()
     steps_of(StepFlops(data_dependent=True), model, [2, 2, 2])
     assert model.watched == [True, True, True]
+
+
+def test_a_step_without_a_key_is_like_no_other():
+    model = CallsCounted()
+    steps = StepFlops()
+    for key, size in [("a", 2), (None, 2), (None, 3), ("a", 2)]:
+        with steps.step(key):
+            model(torch.randn(size, 3)).sum().backward()
+    assert model.watched == [True, True, True, False]
+    assert steps.total.flops == 2 * 2 * (2 + 2 + 3 + 2) * 3 * 4
+
+
+def test_a_phase_whose_flops_vary_is_watched_whole_and_the_others_once(make_batch):
+    counted = []
+    meter, quiet = SimpleNamespace(add_flops=lambda count: counted.append(count.flops)), SimpleNamespace()
+    gauge, model, batch = MeterGauge(meter, quiet, varying=("validation",)), CallsCounted(), make_batch()
+    for phase in ("train1", "train1", "validation1", "validation1"):
+        gauge.start_step(batch, phase)
+        model(torch.randn(2, 3))
+        gauge.end_step()
+    assert counted == [2 * 2 * 3 * 4] * 4
+    assert model.watched == [True, False, True, True]
 
 
 def test_a_step_that_fails_leaves_no_counter_behind_and_is_not_remembered():
