@@ -15,8 +15,8 @@ import torch
 from tables import publish
 from torch import Tensor, nn
 
-from effnlp.compression.quantization.int8_dynamic import DynamicInt8Linear
 from effnlp.compression.quantization.integer import Int8Linear, quantize_rows
+from effnlp.compression.quantization.products import DynamicInt8Linear
 
 SHAPES = [  # rows (tokens), width in, width out
     (16, 384, 384),

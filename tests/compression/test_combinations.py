@@ -8,9 +8,10 @@ from effnlp import method
 from effnlp.compression.early_exit.deebert import DeeBERT
 from effnlp.compression.pruning.magnitude import prune_by_magnitude
 from effnlp.compression.pruning.movement import Movement
-from effnlp.compression.quantization.int8_dynamic import DynamicInt8Linear, quantize_dynamically
+from effnlp.compression.quantization.int8_dynamic import quantize_dynamically
 from effnlp.compression.quantization.int8_weight_only import Int8WeightOnly
 from effnlp.compression.quantization.integer import Int8Embedding, Int8Linear
+from effnlp.compression.quantization.products import DynamicInt8Linear
 from effnlp.model.bag_of_ngrams import BagOfNgrams
 from effnlp.model.sparse import pack, stored_bytes
 from effnlp.peft.bitfit import BitFit

@@ -11,8 +11,9 @@ from torch import nn
 from effnlp.compression.early_exit.deebert import DeeBERT
 from effnlp.compression.pruning.magnitude import prune_by_magnitude
 from effnlp.compression.quantization.int4_weight_only import quantize_to_four_bits
-from effnlp.compression.quantization.int8_dynamic import integer_products_are_exact, quantize_dynamically
+from effnlp.compression.quantization.int8_dynamic import quantize_dynamically
 from effnlp.compression.quantization.int8_weight_only import quantize_weights
+from effnlp.compression.quantization.products import integer_products_are_exact
 from effnlp.model import export
 from effnlp.model.backbone import Backbone
 from effnlp.model.bag_of_ngrams import BagOfNgrams

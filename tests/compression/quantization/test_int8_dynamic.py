@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from effnlp.compression.quantization import int8_dynamic
-from effnlp.compression.quantization.int8_dynamic import (
+from effnlp.compression.quantization.int8_dynamic import quantize_dynamically
+from effnlp.compression.quantization.integer import quantize_rows
+from effnlp.compression.quantization.products import (
     ROWS_AT_ONCE,
     DynamicInt8Linear,
-    quantize_dynamically,
+    integer_products_are_exact,
 )
-from effnlp.compression.quantization.integer import quantize_rows
 from effnlp.model.classifier import count_params
 
 
@@ -119,7 +119,7 @@ def test_a_machine_whose_integer_products_saturate_is_refused(make_classifier, m
 
 
 def test_this_machine_multiplies_exactly():
-    assert int8_dynamic.integer_products_are_exact()
+    assert integer_products_are_exact()
 
 
 def test_a_model_without_a_linear_layer_is_refused_before_anything_is_changed(make_classifier):
