@@ -176,7 +176,8 @@ def ways_out(
     """Overrides that make a config legal, the smallest changes only.
 
     First another order of compression, and each of the two groups at odds changed alone. Where that does
-    not help (there is more than one conflict), any two groups are changed together, then any three.
+    not help (there is more than one conflict), any two groups are changed together, then any three: what is left
+    out, told to act at another moment, or another model. All choices of all groups would be too many to try.
 
     Returns:
         Overrides to put in place of those for the same group; several that belong together are joined by
@@ -192,7 +193,14 @@ def ways_out(
     if alone or order:
         return [*([order] if order else []), *map(str, alone)]
     acting = [g for g in chosen if g in ("model", "peft") or g.startswith("compression/")]
-    every = {group: list(changes(config, chosen, folders, group)) for group in acting}
+    every = {
+        group: [
+            way
+            for way in changes(config, chosen, folders, group)
+            if group == "model" or way.name in ("none", chosen[group])
+        ]
+        for group in acting
+    }
     for size in range(2, len(acting) + 1):
         together = [
             " with ".join(map(str, ways))
@@ -234,7 +242,10 @@ class Change:
 def changes(
     config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequence[Path], group: str
 ) -> Iterator[Change]:
-    """Everything else that a group could be; of what is combined, its other orders, or without one of its parts."""
+    """Everything else that a group could be, the same choice at another moment first.
+
+    Of what is combined: its other orders, or without one of its parts.
+    """
     combined = read_choice("peft", chosen["peft"], folders).parts
     if group in combined:
         names = chosen.get(group, combined[group]).split("+")
@@ -243,13 +254,13 @@ def changes(
         return
     key = f"{group.replace('/', '.')}.moment"
     here = _moment(config, group)
+    if here is not None:
+        yield from (Change(group, chosen[group], moment) for moment in TOLD if moment != here)
     for name in choice_names(group, folders):
         if name != chosen[group]:
             gone = here is not None and "moment" not in read_choice(group, name, folders).keys
             given = here != read_choice(group, chosen[group], folders).keys.get("moment")
             yield Change(group, name, note=f" (without {key})" if gone and given else "")
-        elif here is not None:
-            yield from (Change(group, name, moment) for moment in TOLD if moment != here)
 
 
 def is_legal(
@@ -281,10 +292,10 @@ def _moment(config: Mapping[str, Any], group: str) -> str | None:
 
 
 def _legal_order(config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequence[Path]) -> str | None:
-    """The order of compression, two slots of it swapped, with which the config is legal, as an override."""
+    """The order of compression, two slots of it swapped (neighbours first), that makes the config legal: an override."""
     compression = config.get("compression", {})
     order = list(compression.get("order", []))
-    for one, other in combinations(range(len(order)), 2):
+    for one, other in sorted(combinations(range(len(order)), 2), key=lambda pair: pair[1] - pair[0]):
         swapped = order.copy()
         swapped[one], swapped[other] = order[other], order[one]
         changed = {**config, "compression": {**compression, "order": swapped}}

@@ -31,6 +31,7 @@ CAPABILITIES = {
     "layer_outputs": "an encoder that can be run layer by layer",
     "uninterrupted_training": "the whole model learns in one phase, from the first step to the last",
     "attention_heads": "tokens are mixed by attention heads",
+    "all_heads": "none of which was removed",
     "softmax_attention": "and by a softmax over keys, before which others can be put",
     "token_sequence": "an encoder that reads one embedding for each token, before which others can be put",
     "both_directions": "a token may be mixed with those that follow it",

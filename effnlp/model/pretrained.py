@@ -37,6 +37,7 @@ PROVIDES = {
         "trainable_weights",
         "biases",
         "attention_heads",
+        "all_heads",
         "softmax_attention",
         "layer_outputs",
         "pretrained_weights",

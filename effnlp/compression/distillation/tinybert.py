@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from effnlp.gathering import Around
 
 REQUIRES = {
-    "prepare": ("classes", "single_task", "layer_outputs", "softmax_attention", "linear_layers"),
+    "prepare": ("classes", "single_task", "layer_outputs", "softmax_attention", "all_heads", "linear_layers"),
     "during": ("classes", "layer_outputs", "softmax_attention"),
 }
 

@@ -24,6 +24,7 @@ REQUIRES = {
     "prepare": ("linear_layers", "float_linear_layers", "attention_heads"),
     "finish": ("linear_layers", "float_linear_layers", "attention_heads"),
 }
+REMOVES = {"prepare": ("all_heads",)}
 
 
 class Heads:

@@ -51,6 +51,7 @@ class GatedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, learning_rate_factor: float) -> None:
         super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         alpha: Any = nn.Parameter(torch.full_like(linear.weight, OPEN_ALPHA))  # (O, I)
         alpha.learning_rate_factor = learning_rate_factor

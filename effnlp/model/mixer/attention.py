@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from effnlp.model.heads import check_heads, merge_heads, split_heads
 from effnlp.model.prefixed import read_prefix
 
-PROVIDES = {"build": ("attention_heads", "softmax_attention")}
+PROVIDES = {"build": ("attention_heads", "all_heads", "softmax_attention")}
 
 
 class Attention(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from effnlp.model.heads import check_heads, merge_heads, split_heads
 
 REQUIRES = {"build": ("both_directions",)}
-PROVIDES = {"build": ("attention_heads",)}
+PROVIDES = {"build": ("attention_heads", "all_heads")}
 
 EPSILON = 1e-6
 
