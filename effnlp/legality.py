@@ -292,7 +292,7 @@ def _moment(config: Mapping[str, Any], group: str) -> str | None:
 
 
 def _legal_order(config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequence[Path]) -> str | None:
-    """The order of compression, two slots of it swapped (neighbours first), that makes the config legal: an override."""
+    """The order of compression, two slots swapped (neighbours first), that makes the config legal: an override."""
     compression = config.get("compression", {})
     order = list(compression.get("order", []))
     for one, other in sorted(combinations(range(len(order)), 2), key=lambda pair: pair[1] - pair[0]):
