@@ -16,6 +16,7 @@
 ``rejected``    why a proposal was refused
 ``first``       it is a point that was to be tried first
 ``outside``     what it has that the extended space has not, by key
+``values:K-sR`` (of the study) the objectives of trial K with the seeds R
 ==============  =====================================================================================
 """
 
@@ -25,7 +26,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 SLOT, OVERRIDES, OWNER, REJECTED, REASON, FIRST = "slot", "overrides", "owner", "rejected", "reason", "first"
-ATTEMPTS, PAUSED, DROPPED, COST, HASH = "attempts", "paused", "dropped", "cost", "hash"
+ATTEMPTS, PAUSED, DROPPED, COST, HASH, VALUES = "attempts", "paused", "dropped", "cost", "hash", "values"
 RUNG, DECISION, PROMOTION = "rung:", "decision:", "promotion:"
 OUTSIDE = "outside"
 UNDER = "under"

@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from effnlp.compose import ConfigError
 from effnlp.menu import suggest
 from effnlp.record import Record, write_atomically
-from effnlp.search.attributes import UNDER, slots
+from effnlp.search.attributes import UNDER, VALUES, slots
 from effnlp.search.budget import Budget
 from effnlp.search.early_stopping.halving import SuccessiveHalving
 from effnlp.search.ledger import Rules, replay
@@ -241,8 +241,20 @@ def objective_values(record: Record, objectives: Mapping[str, str]) -> list[floa
     return [record.values[key] for key in objectives]
 
 
+def replicated(study: optuna.Study) -> dict[int, list[list[float]]]:
+    """Slot to the objectives of its trial with each other seed that it was run with."""
+    found: dict[int, list[list[float]]] = {}
+    for key, values in study.user_attrs.items():
+        if key.startswith(f"{VALUES}:"):
+            found.setdefault(int(key.removeprefix(f"{VALUES}:").partition("-")[0]), []).append(values)
+    return found
+
+
 def frontier_slots(study: optuna.Study, objectives: Mapping[str, str]) -> list[int]:
-    """Slots of the trials that ran to their end, satisfy all constraints, and that no other such dominates."""
+    """Slots of the trials that ran to their end, satisfy all constraints, and that no other such dominates.
+
+    One that was run with other seeds counts with its means: the best of many single runs is lucky, too.
+    """
     done = {
         slot: trial
         for slot, trial in slots(study).items()
@@ -250,5 +262,7 @@ def frontier_slots(study: optuna.Study, objectives: Mapping[str, str]) -> list[i
     }
     if not done:
         return []
-    values = oriented(np.array([t.values for t in done.values()]), list(objectives.values()))
+    others = replicated(study)
+    means = [np.mean([trial.values, *others.get(slot, [])], axis=0) for slot, trial in done.items()]
+    values = oriented(np.array(means), list(objectives.values()))
     return [slot for slot, keep in zip(done, on_frontier(values), strict=True) if keep]

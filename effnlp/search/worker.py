@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 
 from effnlp.compose import Composer, hydra_context
 from effnlp.record import COMPLETED, FAILED, STOPPED, Events, Record, headline
-from effnlp.search.attributes import COST, OVERRIDES, OWNER, REASON, RUNG, rungs_of, slots
+from effnlp.search.attributes import COST, OVERRIDES, OWNER, REASON, RUNG, VALUES, rungs_of, slots
 from effnlp.search.budget import cost_of, spent
 from effnlp.search.children import Ended, alive, call_in_child, context, end_after
 from effnlp.search.constraints import inside_of, violations
@@ -324,10 +324,32 @@ class _Worker:
     # After the trials
 
     def replicates(self) -> None:
-        """Run candidates again with other seeds, each replicate by whoever is free, while the budget lasts."""
+        """Run candidates again with other seeds, each replicate by whoever is free, while the budget lasts.
+
+        With ``replicate=frontier`` whoever comes to be on the frontier of the means on the way has its turn, too.
+        """
+        self._note_replicates()
         with hydra_context():
             while self.go_on() and (job := self._next_replicate()) is not None:
                 self._replicate(*job)
+
+    def _note_replicates(self) -> None:
+        """What a replicate came to, where whoever ran it was lost before the study was told."""
+        with self.alone():
+            known = self.study.user_attrs
+            for number in slots(self.study):
+                for replicate in range(1, self.sweep.seeds):
+                    record = _record_in(trial_folder(self.folder, number, replicate))
+                    if (
+                        record
+                        and record.status == COMPLETED
+                        and _replicate_key(number, replicate) not in known
+                    ):
+                        self._note_replicate(number, replicate, record)
+
+    def _note_replicate(self, number: int, replicate: int, record: Record) -> None:
+        values = objective_values(record, self.sweep.objectives)
+        self.study.set_user_attr(_replicate_key(number, replicate), values)
 
     def _replicate(self, number: int, replicate: int) -> None:
         """One run with other seeds."""
@@ -353,6 +375,8 @@ class _Worker:
             record.save(folder)
         with self.alone():
             self.study.set_user_attr(f"{COST}:{number:03d}-s{replicate}", cost_of(record.values))
+            if record.status == COMPLETED:
+                self._note_replicate(number, replicate, record)
             self._forget_models(frontier_slots(self.study, self.sweep.objectives))
         key = headline(record.values)
         outcome = f"{key} {record.values[key]:.4g}" if key else f"failed: {record.reason}"
@@ -387,21 +411,28 @@ class _Worker:
         return [*frontier, *(number for number in done if number not in frontier)]
 
     def finals(self) -> None:
-        """Measure the members of the frontier quietly, and evaluate them on the test split."""
+        """Measure the members of the frontier quietly, and evaluate them on the test split.
+
+        One that came to be on it by its means may lack the model of its first seed: the next one is measured.
+        """
         from effnlp.search.final import measure_final
 
         for number in frontier_slots(self.study, self.sweep.objectives):
-            for replicate in range(self.sweep.seeds):
-                folder = trial_folder(self.folder, number, replicate)
-                if not (folder / "deployed.pt").exists():
-                    continue
-                ended = self._in_child(measure_final, (folder, self.sweep.test, replicate == 0), folder)
+            folders = [trial_folder(self.folder, number, replicate) for replicate in range(self.sweep.seeds)]
+            with_model = [folder for folder in folders if (folder / "deployed.pt").exists()]
+            for place, folder in enumerate(with_model):
+                ended = self._in_child(measure_final, (folder, self.sweep.test, place == 0), folder)
                 if ended.why == "stopped":
                     raise KeyboardInterrupt
                 if ended.code != 0:
                     log.warning(
                         "trial %03d could not be measured again: see %s", number, folder / "output.log"
                     )
+
+
+def _replicate_key(number: int, replicate: int) -> str:
+    """Under which the study keeps the objectives of a replicate."""
+    return f"{VALUES}:{number:03d}-s{replicate}"
 
 
 def is_full(folder: Path) -> bool:

@@ -3,7 +3,7 @@ from optuna.trial import TrialState
 
 from effnlp.compose import ConfigError
 from effnlp.record import COMPLETED, Record
-from effnlp.search.attributes import SLOT, slots
+from effnlp.search.attributes import SLOT, VALUES, slots
 from effnlp.search.extend import differences
 from effnlp.search.space import parse
 from effnlp.search.state import (
@@ -96,6 +96,18 @@ def test_the_frontier_holds_completed_trials_that_no_other_dominates(sweep, tmp_
         take(study, sweep, slot, values)
     take(study, sweep, 5, state=TrialState.FAIL)
     assert frontier_slots(study, OBJECTIVES) == [0, 1, 3]
+
+
+def test_a_trial_with_other_seeds_is_on_the_frontier_by_its_means(sweep, tmp_path):
+    study = open_study(tmp_path, sweep)
+    for slot, values in enumerate([(0.9, 10), (0.8, 10), (0.7, 5)]):
+        take(study, sweep, slot, values)
+    assert frontier_slots(study, OBJECTIVES) == [0, 2]
+    study.set_user_attr(f"{VALUES}:000-s1", [0.6, 10])  # lucky: 0.75 in the mean
+    assert frontier_slots(study, OBJECTIVES) == [1, 2]
+    study.set_user_attr(f"{VALUES}:001-s1", [0.6, 10])
+    study.set_user_attr(f"{VALUES}:001-s2", [0.6, 10])
+    assert frontier_slots(study, OBJECTIVES) == [0, 2]
 
 
 def test_rejected_proposals_have_no_slot(sweep, tmp_path):
