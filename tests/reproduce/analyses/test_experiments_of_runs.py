@@ -23,9 +23,8 @@ def with_one_seed(name: str, layer: str):
     """The experiment with the first seed of that layer alone."""
     experiment = read(name)
     found = experiment.layers[layer]
-    return replace(
-        experiment, layers={**experiment.layers, layer: replace(found, seeds=list(found.seeds)[:1])}
-    )
+    one = replace(found, seeds=list(found.seeds)[:1], seeds_of={})
+    return replace(experiment, layers={**experiment.layers, layer: one})
 
 
 @pytest.fixture(autouse=True)
