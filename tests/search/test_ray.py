@@ -116,7 +116,7 @@ def in_training(folder, node):
 def test_a_node_that_is_killed_costs_no_finished_trial_and_the_budget_stays_exact(cluster, start, tmp_path):
     folder = tmp_path / "multirun" / "s"
     trials = 5
-    overrides = ["model.width=2,4,8,16,32,64", f"search.trials={trials}", "trainer.epochs=40"]
+    overrides = ["model.width=2,4,8,16,32,64", f"search.trials={trials}", "trainer.epochs=100"]
     process = start(*overrides)
     lost = wait_until(lambda: finished(folder) and in_training(folder, "other"), process)
     before = finished(folder)
