@@ -23,7 +23,7 @@ from effnlp.compression.early_exit.exits import (
     use_exits,
     with_exits,
 )
-from effnlp.compression.early_exit.quality_target import QualityTarget
+from effnlp.compression.early_exit.quality_target import QualityTarget, Targeted
 from effnlp.data.encodings import Batch
 from effnlp.method import Objective, progress
 
@@ -75,7 +75,7 @@ class Alternate(pl.Callback):
         self.method.advance(pl_module.model, progress(trainer)[0])
 
 
-class BERxiT:
+class BERxiT(Targeted):
     """By turns, a step is for the last head alone and for all heads together; the layers learn in both.
 
     The doubt of the paper's code is used here, where the paper speaks of certainty: one minus the other, so that in
@@ -105,16 +105,6 @@ class BERxiT:
         self.threshold = check_threshold(threshold)
         self.learning_rate_factor = check_positive("learning_rate_factor", learning_rate_factor)
         self.target = QualityTarget(largest_loss, calibration_texts)
-
-    @property
-    def calibration_texts(self) -> int:
-        """How many training texts it wants to see."""
-        return self.target.calibration_texts
-
-    @property
-    def calibrates_at(self) -> str:
-        """When it wants to see them."""
-        return self.target.calibrates_at
 
     def prepare(self, model: nn.Module) -> EarlyExitClassifier:
         """Give the classifier its exits and the head that doubts them.
@@ -153,10 +143,6 @@ class BERxiT:
             return torch.stack([*losses, *doubts, base(Given(last[1], model), batch)]).sum()
 
         return of_the_turn
-
-    def calibrate(self, model: EarlyExitClassifier, batches: Sequence[Batch]) -> None:
-        """Choose the threshold by the accuracy that it costs."""
-        self.target.calibrate(model, batches)
 
     def preview(
         self,

@@ -21,7 +21,7 @@ from effnlp.compression.early_exit.exits import (
     with_exits,
 )
 from effnlp.compression.early_exit.phases import SwitchPhase, TwoPhases
-from effnlp.compression.early_exit.quality_target import QualityTarget
+from effnlp.compression.early_exit.quality_target import QualityTarget, Targeted
 from effnlp.data.encodings import Batch
 from effnlp.method import Objective
 
@@ -29,7 +29,7 @@ REQUIRES = {"prepare": ("layer_outputs", "classes", "single_task")}
 REMOVES = {"prepare": ("layer_outputs", "uninterrupted_training")}
 
 
-class DeeBERT:
+class DeeBERT(Targeted):
     """Two phases: first the model with its last head, then, with all of that frozen, the exits.
 
     Unlike the paper, both phases share one learning-rate schedule, and an exit pools as the model does.
@@ -67,16 +67,6 @@ class DeeBERT:
         self.learning_rate_factor = check_positive("learning_rate_factor", learning_rate_factor)
         self.target = QualityTarget(largest_loss, calibration_texts)
 
-    @property
-    def calibration_texts(self) -> int:
-        """How many training texts it wants to see."""
-        return self.target.calibration_texts
-
-    @property
-    def calibrates_at(self) -> str:
-        """When it wants to see them."""
-        return self.target.calibrates_at
-
     def prepare(self, model: nn.Module) -> EarlyExitClassifier:
         """Give the classifier its exits.
 
@@ -105,10 +95,6 @@ class DeeBERT:
             return torch.stack([loss_of_logits(base, of_one, batch, rows) for of_one in logits]).sum()
 
         return of_the_phase
-
-    def calibrate(self, model: EarlyExitClassifier, batches: Sequence[Batch]) -> None:
-        """Choose the threshold by the accuracy that it costs."""
-        self.target.calibrate(model, batches)
 
     def preview(
         self, model: EarlyExitClassifier, step: int, steps: int, batches: Sequence[Batch]

@@ -21,7 +21,7 @@ from effnlp.compression.early_exit.exits import (
     with_exits,
 )
 from effnlp.compression.early_exit.phases import SwitchPhase, TwoPhases
-from effnlp.compression.early_exit.quality_target import QualityTarget
+from effnlp.compression.early_exit.quality_target import QualityTarget, Targeted
 from effnlp.data.encodings import Batch
 from effnlp.method import Objective
 
@@ -53,7 +53,7 @@ def distillation_loss(students: Sequence[Tensor], teacher: Tensor, rows: Tensor 
     return (divergences * rows).sum() / rows.sum().clamp_min(1)
 
 
-class FastBERT:
+class FastBERT(Targeted):
     """Two phases: first the model with its last head, the teacher; then, with all of that frozen, its students.
 
     The second phase needs no labels: what the exits learn from is what the last head says of the same texts. Unlike
@@ -90,16 +90,6 @@ class FastBERT:
         self.learning_rate_factor = check_positive("learning_rate_factor", learning_rate_factor)
         self.target = QualityTarget(largest_loss, calibration_texts)
 
-    @property
-    def calibration_texts(self) -> int:
-        """How many training texts it wants to see."""
-        return self.target.calibration_texts
-
-    @property
-    def calibrates_at(self) -> str:
-        """When it wants to see them."""
-        return self.target.calibrates_at
-
     def prepare(self, model: nn.Module) -> EarlyExitClassifier:
         """Give the classifier its students.
 
@@ -134,10 +124,6 @@ class FastBERT:
     ) -> Tensor:
         """Of the students' logits; ``pooled`` (B, D) is what the teacher reads."""
         return distillation_loss(students, model.head(pooled), self.target.learning_rows(batch))
-
-    def calibrate(self, model: EarlyExitClassifier, batches: Sequence[Batch]) -> None:
-        """Choose the speed by the accuracy that it costs."""
-        self.target.calibrate(model, batches)
 
     def preview(
         self, model: EarlyExitClassifier, step: int, steps: int, batches: Sequence[Batch]

@@ -18,7 +18,7 @@ from effnlp.compression.early_exit.exits import (
     use_exits,
     with_exits,
 )
-from effnlp.compression.early_exit.quality_target import QualityTarget
+from effnlp.compression.early_exit.quality_target import QualityTarget, Targeted
 from effnlp.data.encodings import Batch
 from effnlp.method import Objective
 
@@ -52,7 +52,7 @@ def layer_weights(layers: int) -> Tensor:
     return weights / weights.sum()
 
 
-class PABEE:
+class PABEE(Targeted):
     """The model and all its heads learn together, from the first step to the last.
 
     With a patience of at least the number of layers nobody leaves early: there are no more agreements than pairs of
@@ -85,16 +85,6 @@ class PABEE:
         self.learning_rate_factor = check_positive("learning_rate_factor", learning_rate_factor)
         self.target = QualityTarget(largest_loss, calibration_texts, candidates=_every_patience)
 
-    @property
-    def calibration_texts(self) -> int:
-        """How many training texts it wants to see."""
-        return self.target.calibration_texts
-
-    @property
-    def calibrates_at(self) -> str:
-        """When it wants to see them."""
-        return self.target.calibrates_at
-
     def prepare(self, model: nn.Module) -> EarlyExitClassifier:
         """Give the classifier its exits.
 
@@ -118,10 +108,6 @@ class PABEE:
             return (torch.stack(losses) * layer_weights(len(losses)).to(last.device)).sum()
 
         return of_all_heads
-
-    def calibrate(self, model: EarlyExitClassifier, batches: Sequence[Batch]) -> None:
-        """Choose the patience by the accuracy that it costs."""
-        self.target.calibrate(model, batches)
 
     def preview(
         self,

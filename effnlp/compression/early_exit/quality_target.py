@@ -189,3 +189,23 @@ class QualityTarget:
     def values(self) -> dict[str, float]:
         """What was found, for the record."""
         return {} if self.calibrated is None else self.calibrated.values()
+
+
+class Targeted:
+    """A method of early exit with a target: it wants to see texts where there is one, and chooses by them."""
+
+    target: QualityTarget
+
+    @property
+    def calibration_texts(self) -> int:
+        """How many training texts it wants to see."""
+        return self.target.calibration_texts
+
+    @property
+    def calibrates_at(self) -> str:
+        """When it wants to see them."""
+        return self.target.calibrates_at
+
+    def calibrate(self, model: EarlyExitClassifier, batches: Sequence[Batch]) -> None:
+        """Choose what decides who leaves, by the accuracy that it costs."""
+        self.target.calibrate(model, batches)
