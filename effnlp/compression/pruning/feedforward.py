@@ -4,22 +4,10 @@ Source: Molchanov et al. (2017), https://arxiv.org/abs/1611.06440; of feed-forwa
 Prasanna et al. (2020), https://arxiv.org/abs/2005.00561
 """
 
-from collections.abc import Sequence
+from torch import nn
 
-from torch import Tensor, nn
-
-from effnlp.compression.pruning.groups import (
-    check_at_least_one,
-    check_moment,
-    choose_by_importance,
-    cut,
-    refuse_whole,
-    removed_by,
-    tell,
-)
-from effnlp.compression.pruning.mask import check_scope, check_sparsity
-from effnlp.data.encodings import Batch
-from effnlp.model.parts import units_of
+from effnlp.compression.pruning.by_importance import ByImportance
+from effnlp.model.parts import Part, units_of
 
 REQUIRES = {
     "prepare": ("linear_layers", "float_linear_layers"),
@@ -27,7 +15,7 @@ REQUIRES = {
 }
 
 
-class FeedForward:
+class FeedForward(ByImportance):
     """The importance of a unit is the mean over texts of |sum of a · dL/da| over the tokens, a being what it gives.
 
     That is what the loss would lose without the unit, to first order. It is normalised for each layer. A unit of a
@@ -45,39 +33,8 @@ class FeedForward:
         ValueError: If a value is outside its range.
     """
 
-    def __init__(
-        self,
-        sparsity: float = 0.5,
-        scope: str = "layer",
-        rounds: int = 1,
-        calibration_texts: int = 256,
-        moment: str = "finish",
-    ) -> None:
-        self.sparsity, self.scope = check_sparsity(sparsity), check_scope(scope)
-        self.rounds = check_at_least_one("rounds", rounds)
-        self.calibration_texts = check_at_least_one("calibration_texts", calibration_texts)
-        self.moment = self.calibrates_at = check_moment(moment)
-        self._masks: dict[str, Tensor] = {}
+    kind = "units"
 
-    def check(self, model: nn.Module) -> None:
-        """Refuse a model, before it is trained, whose units cannot be removed, or would be to the last."""
-        refuse_whole({part.reader: part.count for part in units_of(model)}, self.sparsity, self.scope)
-
-    def calibrate(self, model: nn.Module, batches: Sequence[Batch]) -> None:
-        """Choose the units to keep."""
-        self._masks = choose_by_importance(
-            model, units_of(model), batches, self.sparsity, self.scope, self.rounds
-        )
-
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """Cut the base, in place, if that is the moment."""
-        return self._cut(model) if self.moment == "prepare" else model
-
-    def finish(self, model: nn.Module) -> nn.Module:
-        """Cut the trained model, in place, if that is the moment."""
-        return self._cut(model) if self.moment == "finish" else model
-
-    def _cut(self, model: nn.Module) -> nn.Module:
-        cut(model, units_of(model), self._masks)
-        tell(model, {"units": removed_by(self._masks)})
-        return model
+    def parts_of(self, model: nn.Module) -> list[Part]:
+        """The inner units of each layer."""
+        return units_of(model)

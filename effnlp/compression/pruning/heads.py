@@ -3,22 +3,10 @@
 Source: Michel et al. (2019), https://arxiv.org/abs/1905.10650
 """
 
-from collections.abc import Sequence
+from torch import nn
 
-from torch import Tensor, nn
-
-from effnlp.compression.pruning.groups import (
-    check_at_least_one,
-    check_moment,
-    choose_by_importance,
-    cut,
-    refuse_whole,
-    removed_by,
-    tell,
-)
-from effnlp.compression.pruning.mask import check_scope, check_sparsity
-from effnlp.data.encodings import Batch
-from effnlp.model.parts import heads_of
+from effnlp.compression.pruning.by_importance import ByImportance
+from effnlp.model.parts import Part, heads_of
 
 REQUIRES = {
     "prepare": ("linear_layers", "float_linear_layers", "attention_heads"),
@@ -27,7 +15,7 @@ REQUIRES = {
 REMOVES = {"prepare": ("all_heads",)}
 
 
-class Heads:
+class Heads(ByImportance):
     """The importance of a head is the mean of |dL/dxi| over texts, normalised for each layer (section 4.1).
 
     Query, key and value lose the head's rows, the output layer its columns: nothing of it is left to compute. Where
@@ -47,39 +35,8 @@ class Heads:
         ValueError: If a value is outside its range.
     """
 
-    def __init__(
-        self,
-        sparsity: float = 0.5,
-        scope: str = "layer",
-        rounds: int = 1,
-        calibration_texts: int = 256,
-        moment: str = "finish",
-    ) -> None:
-        self.sparsity, self.scope = check_sparsity(sparsity), check_scope(scope)
-        self.rounds = check_at_least_one("rounds", rounds)
-        self.calibration_texts = check_at_least_one("calibration_texts", calibration_texts)
-        self.moment = self.calibrates_at = check_moment(moment)
-        self._masks: dict[str, Tensor] = {}
+    kind = "heads"
 
-    def check(self, model: nn.Module) -> None:
-        """Refuse a model, before it is trained, whose heads cannot be removed, or would be to the last."""
-        refuse_whole({part.reader: part.count for part in heads_of(model)}, self.sparsity, self.scope)
-
-    def calibrate(self, model: nn.Module, batches: Sequence[Batch]) -> None:
-        """Choose the heads to keep."""
-        self._masks = choose_by_importance(
-            model, heads_of(model), batches, self.sparsity, self.scope, self.rounds
-        )
-
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """Cut the base, in place, if that is the moment."""
-        return self._cut(model) if self.moment == "prepare" else model
-
-    def finish(self, model: nn.Module) -> nn.Module:
-        """Cut the trained model, in place, if that is the moment."""
-        return self._cut(model) if self.moment == "finish" else model
-
-    def _cut(self, model: nn.Module) -> nn.Module:
-        cut(model, heads_of(model), self._masks)
-        tell(model, {"heads": removed_by(self._masks)})
-        return model
+    def parts_of(self, model: nn.Module) -> list[Part]:
+        """The heads of each layer."""
+        return heads_of(model)
