@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from effnlp import method
+from effnlp.compression.pruning.gated_reader import MEMORY, GatedReader, gates_of
 from effnlp.compression.pruning.groups import importances, masked
 from effnlp.compression.pruning.schedule import Schedule
-from effnlp.compression.pruning.structured import MEMORY, GatedReader, Structured, gates_of
+from effnlp.compression.pruning.structured import Structured
 from effnlp.model.parts import heads_of, units_of
 from effnlp.peft.lora import LoRA
 
