@@ -23,6 +23,7 @@ class Attention(nn.Module):
         width: D.
         heads: H, a divisor of D.
         causal: Whether a token reads no other that follows it. Padding must then follow the text.
+        value_width: Of what the values are made of, where that is not what queries and keys are made of.
 
     Attributes:
         prefix: Gives keys and values that every token reads before those of the text
@@ -31,14 +32,16 @@ class Attention(nn.Module):
 
     prefix: nn.Module | None
 
-    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
+    def __init__(
+        self, width: int, heads: int, causal: bool = False, value_width: int | None = None
+    ) -> None:
         super().__init__()
         self.causal = causal
         self.prefix = None
         self.heads = check_heads(width, heads)
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
+        self.value = nn.Linear(width if value_width is None else value_width, width)
         self.output = nn.Linear(width, width)
 
     def linear_roles(self) -> dict[str, str]:
@@ -50,10 +53,14 @@ class Attention(nn.Module):
         """The width of the keys that a prefix must have."""
         return int(self.key.out_features)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """``hidden`` (B, T, D) and ``mask`` (B, T), 1 for tokens, to (B, T, D)."""
+    def forward(self, hidden: Tensor, mask: Tensor, of_values: Tensor | None = None) -> Tensor:
+        """``hidden`` (B, T, D) and ``mask`` (B, T), 1 for tokens, to (B, T, D).
+
+        Args:
+            of_values: (B, T, ``value_width``), what the values are made of; None: ``hidden``.
+        """
         keys = split_heads(self.key(hidden), self.heads)  # (B, H, T, E)
-        values = split_heads(self.value(hidden), self.heads)  # (B, H, T, E)
+        values = split_heads(self.value(hidden if of_values is None else of_values), self.heads)  # (B, H, T, E)
         # Padding follows the text, and so no token of it is read from left to right.
         read = None if self.causal else mask.bool()[:, None, None, :]  # (B, 1, 1, T)
         is_causal = self.causal
