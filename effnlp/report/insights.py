@@ -7,6 +7,7 @@ from effnlp.report.candidates import Candidate
 from effnlp.report.changed import FILE, ChangedTable, Load, compared, recorded
 from effnlp.report.conflicts import Conflicts, conflicts
 from effnlp.report.expected import ExpectedSweep, expected_sweeps
+from effnlp.report.importance import Importance, importance
 from effnlp.report.reliability import Bin, diagrams
 from effnlp.report.summary import Section, Summary
 
@@ -17,12 +18,14 @@ class Insights:
 
     Attributes:
         conflicts: How costs agree; None where there is too little to tell.
+        importance: Which choice moved which objective; None where there is too little to tell.
         reliability: Lines of the reliability diagram; empty where no run noted its bins.
         changed: Tables of changed answers; empty where no run had a reference and none can be taken.
         expected: Expected validation performance of each sweep in which choices can be compared.
     """
 
     conflicts: list[Conflicts | None]
+    importance: list[Importance | None]
     reliability: list[list[tuple[Candidate, list[Bin]]]]
     changed: list[list[ChangedTable]]
     expected: list[ExpectedSweep]
@@ -36,6 +39,7 @@ def insights(summary: Summary, load: Load | None = None) -> Insights:
     """
     return Insights(
         [conflicts(section) for section in summary.sections],
+        [importance(section) for section in summary.sections],
         [diagrams(section) for section in summary.sections],
         [recorded(section) or (compared(section, load) if load else []) for section in summary.sections],
         expected_sweeps(summary.reading),

@@ -31,6 +31,7 @@ from effnlp.report.page_evaluation import (
     conflicts_context,
     expected_context,
     expected_data,
+    importance_context,
     mentioned,
     reliability_data,
 )
@@ -100,6 +101,7 @@ def render(summary: Summary, found_also: Insights | None = None) -> str:
         sections=[
             _section_context(section, drawn[number])
             | {
+                "importance": importance_context(also.importance[number]),
                 "conflicts": conflicts_context(also.conflicts[number], section),
                 "has_reliability": bool(also.reliability[number]),
                 "changed": [changed_context(table, drawn[number]) for table in also.changed[number]],

@@ -8,6 +8,7 @@ from effnlp.report.changed import NOTABLE, Changed, ChangedTable
 from effnlp.report.conflicts import AGREE, Conflicts, in_words, least_agreeing
 from effnlp.report.expected import Expected, ExpectedSweep
 from effnlp.report.expected import in_words as leads_in_words
+from effnlp.report.importance import Effect, Importance, Moved, effect_in_words
 from effnlp.report.insights import Insights
 from effnlp.report.summary import Section, label
 from effnlp.report.units import UP, unit
@@ -55,6 +56,46 @@ def conflicts_context(found: Conflicts | None, section: Section) -> dict[str, An
         "left_out": found.left_out,
         "looked_at": found.looked_at if found.looked_at < len(section.candidates) - found.left_out else None,
     }
+
+
+def importance_context(found: Importance | None) -> dict[str, Any] | None:
+    """Shares as rows of factors with a cell for each objective, and for each factor what its levels did."""
+    if found is None:
+        return None
+    strongest = {factor: max(moved.shares[factor].share for moved in found.moved) for factor in found.factors}
+    factors = sorted(found.factors, key=lambda factor: -strongest[factor])
+    return {
+        "objectives": [(moved.objective, moved.explained) for moved in found.moved],
+        "shares": [
+            (
+                factor,
+                [(max(0.0, moved.shares[factor].share), factor in moved.movers) for moved in found.moved],
+            )
+            for factor in factors
+        ],
+        "effects": [row for factor in factors for row in _effect_rows(found.moved, factor)],
+        "configurations": found.configurations,
+    }
+
+
+def _effect_rows(moved: list[Moved], factor: str) -> list[tuple[str, str, str, int, list[tuple[str, bool]]]]:
+    """Factor, level, reference, its number, and a cell for each objective: in words, and whether it is clear."""
+    by_level: dict[str, dict[str, Effect]] = {}
+    for one in moved:
+        for effect in one.effects:
+            if effect.level.factor == factor:
+                by_level.setdefault(effect.level.level, {})[one.objective] = effect
+    rows = []
+    for name, effects in by_level.items():
+        level = next(iter(effects.values())).level
+        cells = [
+            (effect_in_words(effects[one.objective], one.objective), effects[one.objective].clear)
+            if one.objective in effects
+            else ("–", False)
+            for one in moved
+        ]
+        rows.append((factor, name, level.reference, level.n, cells))
+    return rows
 
 
 def conflict_pairs(found: Conflicts | None) -> list[list[Any]]:

@@ -15,6 +15,7 @@ from effnlp.report.candidates import Candidate
 from effnlp.report.conflicts import summary_in_words as conflicts_in_words
 from effnlp.report.course import budget_rows, ends_in_words, failure_classes, transfer_in_words
 from effnlp.report.expected import in_words as leads_in_words
+from effnlp.report.importance import in_words as importance_in_words
 from effnlp.report.insights import Insights
 from effnlp.report.summary import Section, Summary, label, within_noise
 from effnlp.report.units import UP, human
@@ -81,6 +82,9 @@ def show(summary: Summary, console: Console, found_also: Insights | None = None)
         console.print(Text(note, style="yellow"))
     for number, section in enumerate(summary.sections):
         _show_section(section, console, named=len(summary.sections) > 1)
+        if found_also and (moved := found_also.importance[number]):
+            for sentence in importance_in_words(moved):
+                console.print(Text(sentence))
         if found_also and (conflicts := found_also.conflicts[number]):
             for sentence in conflicts_in_words(conflicts, section, INVERSIONS):
                 console.print(Text(sentence, style="dim"))
