@@ -14,7 +14,7 @@ from effnlp.reproduce.markdown import escaped, markdown_claims, markdown_table
 from effnlp.reproduce.result import FAILS, HOLDS, NOT_TESTABLE, UNDECIDED, Checked, Finding, Result
 from effnlp.reproduce.store import committed_path
 from effnlp.reproduce.table import tabulate
-from effnlp.reproduce.words import counts_in_words, machine_in_words, moment, spent_in_words
+from effnlp.reproduce.words import counts_in_words, layer_in_words, machine_in_words, moment, spent_in_words
 
 RESULTS = "results"
 """The folder of committed results, beside the chapters."""
@@ -152,8 +152,8 @@ def _section(experiment: Experiment, results: Results) -> str:
     for name, layer in experiment.layers.items():
         result = results.get((experiment.name, name))
         lines.append(f"#### {name.capitalize()} layer\n")
-        if layer.said:
-            lines.append(f"{escaped(layer.said)}\n")
+        if said := layer_in_words(experiment, result) if result else layer.said:
+            lines.append(f"{escaped(said)}\n")
         lines.append(_found(experiment, result) if result else _not_found(experiment, layer))
     if experiment.notes:
         lines.append("Notes:\n\n" + "\n".join(f"- {escaped(note)}" for note in experiment.notes) + "\n")

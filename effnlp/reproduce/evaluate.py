@@ -65,6 +65,8 @@ def evaluate(
         spent=replace(spent, seconds=spent.seconds + time.perf_counter() - start),
         fingerprints=_fingerprints(records),
         remarks=tuple(remarks),
+        said=layer.said,
+        design=layer.design,
     )
 
 

@@ -5,8 +5,10 @@ makes *cells*: the value in a row and a column of the table, of one seed or of s
 """
 
 import datetime
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 LAYERS = ("analytic", "small", "full")
@@ -117,6 +119,12 @@ class Layer:
     computed: Sequence[Computed] = ()
     needs: Mapping[str, float] = field(default_factory=dict)
     said: str = ""
+
+    @property
+    def design(self) -> str:
+        """Twelve digits that name what is run and computed: equal for layers that make the same cells."""
+        made = {key: value for key, value in asdict(self).items() if key not in ("name", "needs", "said")}
+        return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

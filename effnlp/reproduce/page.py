@@ -15,6 +15,7 @@ from effnlp.reproduce.words import (
     counted,
     estimate_in_words,
     is_share,
+    layer_in_words,
     machine_in_words,
     moment,
     rule_in_words,
@@ -68,13 +69,12 @@ def _layer(
 ) -> dict[str, Any]:
     """What the page shows of a layer; its panels are added to ``drawn``, which the script draws."""
     table = tabulate(experiment, result)
-    layer = experiment.layers.get(result.layer)
     first = len(drawn)
     shown = panels(experiment, table)
     drawn += [plotly(panel) for panel in shown]
     return {
         "name": result.layer,
-        "said": layer.said if layer else "",
+        "said": layer_in_words(experiment, result),
         "table": _table(table),
         "figures": [(number, _alternative(drawn[number])) for number in range(first, len(drawn))],
         "caption": caption(shown),

@@ -115,6 +115,8 @@ class Result:
         versions: Packages, ``effnlp``, ``evaluator``, ``python``.
         fingerprints: Task to the fingerprint of its texts.
         remarks: What is to be known of records that were used, a sentence each.
+        said: What the layer said of itself then.
+        design: The layer's, as it was then; empty where that was not kept.
     """
 
     experiment: str
@@ -129,6 +131,8 @@ class Result:
     spent: Spent = field(default_factory=Spent)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     remarks: Sequence[str] = ()
+    said: str = ""
+    design: str = ""
     schema: int = SCHEMA
 
     @property

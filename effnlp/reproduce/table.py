@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from effnlp.reproduce.experiment import SEEN, Column, Experiment, Published
 from effnlp.reproduce.result import Cell, Hole, Result
+from effnlp.reproduce.words import CHANGED, is_of_an_earlier_design
 from effnlp.statistics import LEVEL, Seeds, t_interval
 
 HOLE = "–"
@@ -124,6 +125,8 @@ def tabulate(experiment: Experiment, result: Result) -> Table:
     counts = Counter(found.n for found in ours.values() if found.n)
     n = max(counts, key=lambda many: (counts[many], many)) if counts else 0
     remarks = [*result.remarks, *_seeds_in_words(counts), *notes.of_all]
+    if is_of_an_earlier_design(experiment, result):
+        remarks.insert(0, CHANGED)
     if any(found.low is not None and not found.n for found in ours.values()):
         remarks.insert(0, f"In brackets are the ends of {LEVEL:.0%} intervals.".replace("%", " %", 1))
     return Table(

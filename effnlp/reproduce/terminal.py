@@ -14,7 +14,7 @@ from rich.text import Text
 from effnlp.reproduce.experiment import Column, Experiment
 from effnlp.reproduce.result import FAILS, HOLDS, NOT_TESTABLE, UNDECIDED, Checked, Result
 from effnlp.reproduce.table import Table, header, ours_text, paper_text, raised, tabulate
-from effnlp.reproduce.words import bounds_in_words, counted, estimate_in_words, spent_in_words
+from effnlp.reproduce.words import bounds_in_words, counted, estimate_in_words, layer_in_words, spent_in_words
 
 STYLES = {HOLDS: "green", FAILS: "red", UNDECIDED: "yellow", NOT_TESTABLE: "dim"}
 PADDING = 2
@@ -46,8 +46,8 @@ def show(experiment: Experiment, result: Result, drift: Sequence[str], console: 
         Text.assemble((f"{experiment.title} ", "bold"), (f"{experiment.name}, {result.layer} layer", "dim"))
     )
     console.print(Text(f"{experiment.question} ({experiment.citation})", style="dim"))
-    if (layer := experiment.layers.get(result.layer)) and layer.said:
-        console.print(Text(layer.said))
+    if said := layer_in_words(experiment, result):
+        console.print(Text(said))
     for grid in grids(table, console.width):
         console.print(grid)
     for sentence in table.remarks:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from effnlp.report.units import human
-from effnlp.reproduce.result import VERDICTS, Checked, Spent
+from effnlp.reproduce.experiment import Experiment
+from effnlp.reproduce.result import VERDICTS, Checked, Result, Spent
 from effnlp.statistics import LEVEL
 
 LEVEL_IN_WORDS = f"{100 * LEVEL:g} %"
@@ -22,6 +23,21 @@ BOUNDS = {
 
 PLACES = ("of", "to", "except")
 """Arguments that say which cells a claim is about, not when it holds."""
+
+
+CHANGED = "These figures are of an earlier design of this layer."
+
+
+def layer_in_words(experiment: Experiment, result: Result) -> str:
+    """What the layer of a result says of itself: as it was when the result was made, if that was kept."""
+    layer = experiment.layers.get(result.layer)
+    return result.said if result.design or layer is None else layer.said
+
+
+def is_of_an_earlier_design(experiment: Experiment, result: Result) -> bool:
+    """Whether the layer makes other cells now; False where its design was not kept."""
+    layer = experiment.layers.get(result.layer)
+    return bool(result.design) and layer is not None and result.design != layer.design
 
 
 def figure(value: float) -> str:

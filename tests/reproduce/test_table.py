@@ -15,6 +15,7 @@ from effnlp.reproduce.table import (
     summed_up,
     tabulate,
 )
+from effnlp.reproduce.words import CHANGED, layer_in_words
 from effnlp.statistics import t_interval
 
 
@@ -29,6 +30,24 @@ def test_every_cell_of_the_result_is_in_the_table_with_the_mean_of_its_seeds(tab
         assert ours.mean == pytest.approx(sum(cell.values.values()) / len(cell.values))
         assert cell.row in table.rows
         assert cell.column in [column.name for column in table.columns]
+
+
+def test_figures_of_an_earlier_design_are_said_to_be_of_one(experiment, small):
+    layer = experiment.layers["small"]
+    made = replace(small, said="Two epochs.", design=layer.design)
+    assert CHANGED not in tabulate(experiment, made).remarks
+    for change in ({"common": ["trainer.epochs=9"]}, {"rows": {"other": []}}, {"seeds": [(7, 7)]}):
+        changed = replace(layer, said="Nine epochs.", **change)
+        later = replace(experiment, layers={**experiment.layers, "small": changed})
+        assert CHANGED in tabulate(later, made).remarks
+        assert layer_in_words(later, made) == "Two epochs."
+        assert CHANGED not in tabulate(later, small).remarks  # its design was not kept
+        assert layer_in_words(later, small) == "Nine epochs."
+
+
+def test_words_and_needs_are_not_part_of_a_design(experiment):
+    layer = experiment.layers["small"]
+    assert replace(layer, said="Other words.", needs={"gpus": 8}).design == layer.design
 
 
 def test_rows_named_by_the_experiment_come_first_and_the_others_after(table):
