@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import pandas as pd
 import torch
@@ -22,6 +22,7 @@ from torch.nn.functional import gelu
 
 from effnlp.data.encodings import Batch
 from effnlp.model.classifier import Classifier, LayerState, mean_pool
+from effnlp.model.memory import Past, Recall
 from effnlp.model.prompted import before_text, prompt_length, prompted
 from effnlp.model.subwords import PAD_ID, SubwordTokenizer, train_byte_bpe
 
@@ -66,8 +67,9 @@ class Mixer(Protocol):
 
     An ``nn.Module`` whose forward maps hidden states (B, T, D) and a mask (B, T) to (B, T, D);
     what is masked must change nothing elsewhere. One that has a parameter ``causal`` can read from left to right
-    alone; one that has not requires ``both_directions``. One whose attention can read a prefix has the attributes
-    ``prefix`` and ``prefix_width`` (:mod:`effnlp.model.prefixed`).
+    alone; one that has not requires ``both_directions``. One that reads a text bit by bit takes ``recall``, a
+    :class:`~effnlp.model.memory.Recall`, and has the attribute ``remember``. One whose attention can read a prefix has
+    the attributes ``prefix`` and ``prefix_width`` (:mod:`effnlp.model.prefixed`).
     """
 
     def linear_roles(self) -> dict[str, str]:
@@ -103,9 +105,10 @@ class Block(nn.Module):
         self.feedforward = FeedForward(width, feedforward_width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """``hidden`` (B, T, D) and ``mask`` (B, T) to (B, T, D)."""
-        hidden = hidden + self.dropout(self.mixer(self.mixer_norm(hidden), mask))
+    def forward(self, hidden: Tensor, mask: Tensor, recall: Recall | None = None) -> Tensor:
+        """``hidden`` (B, T, D) and ``mask`` (B, T) to (B, T, D); ``recall`` is the mixer's."""
+        recalled = {} if recall is None else {"recall": recall}
+        hidden = hidden + self.dropout(self.mixer(self.mixer_norm(hidden), mask, **recalled))
         return hidden + self.dropout(self.feedforward(self.feedforward_norm(hidden)))
 
 
@@ -244,6 +247,44 @@ class BackboneEncoder(nn.Module):
     def states(self, batch: Batch) -> Tensor:
         """(B, T, D): of each token of the text, after the final norm."""
         return self.norm(self._last(batch).hidden[:, prompt_length(self.prompt) :])
+
+    def check_reads_on(self) -> None:
+        """Refuse to read bit by bit where that is not reading at once.
+
+        Raises:
+            ValueError: If a mixer reads tokens that follow, or keeps nothing of those it has read.
+        """
+        for mixer in (block.mixer for block in self.layers):
+            if not getattr(mixer, "causal", False):
+                raise ValueError(f"{type(mixer).__name__} reads tokens that follow, and so cannot read on")
+            if not hasattr(mixer, "remember"):
+                raise ValueError(
+                    f"{type(mixer).__name__} keeps nothing of what it has read, and so cannot read on"
+                )
+
+    def read_on(self, batch: Batch, past: Past) -> Tensor:
+        """(B, T, D): the states of tokens that follow those of ``past``, which takes them up. No gradients.
+
+        Raises:
+            ValueError: If a text gets longer than ``position_count``.
+        """
+        prompt = None if past.lengths else self.prompt
+        before = prompt_length(prompt)
+        places = past.places(batch["attention_mask"], before, self.position_count)
+        words = prompted(prompt, self.tokens(batch["input_ids"]), self.position_count)  # (B, T, D)
+        table = self.fixed_positions if self.positions is None else self.positions.weight
+        hidden = words + table[places.positions(words.device)]  # (B, T, D)
+        if self.types is not None:
+            types = batch.get("token_type_ids")
+            hidden = hidden + (
+                self.types.weight[0] if types is None else self.types(before_text(types, before, 0))
+            )
+        mask = before_text(batch["attention_mask"], before, 1)
+        for index, block in enumerate(self.layers):
+            mixer: Any = block.mixer
+            hidden = block(hidden, mask, past.recall(index, mixer.remember, places))
+        past.lengths = places.ends
+        return self.norm(hidden[:, before:])
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, D)."""

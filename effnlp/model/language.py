@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from effnlp.data.encodings import Batch
+from effnlp.model.memory import Past
+from effnlp.model.prompted import prompt_length
 
 
 class CausalEncoder(Protocol):
@@ -81,8 +83,13 @@ class LanguageModel(nn.Module):
     Args:
         encoder: A :class:`CausalEncoder` that is a module.
         head: Scores tokens from states; None: one that is tied to the embeddings of ``encoder``.
+
+    Attributes:
+        chunk: None: a text is scored at once. Else so many tokens at a time, each read on from what is kept of those
+            before, so that scores are those of decoding where that is not the same.
     """
 
+    chunk: int | None = None
     not_exported = "a language model has no ONNX form; --format torch keeps it"
 
     def __init__(self, encoder: nn.Module, head: nn.Module | None = None) -> None:
@@ -92,13 +99,47 @@ class LanguageModel(nn.Module):
 
     def scores(self, batch: Batch) -> Tensor:
         """(B, T - 1, V): after each token but the last, the logits of the one that follows it."""
-        states: Tensor = self.encoder.states(batch)  # type: ignore[operator]  # (B, T, D)
+        states = self._states(batch)  # (B, T, D)
         # Cut here and not after the product: the logits are the largest tensor by far, and need no copy then.
         return score_tokens(self.encoder, self.head, states[:, :-1])
+
+    def _states(self, batch: Batch) -> Tensor:
+        encoder = self.encoder
+        if self.chunk is None:
+            return encoder.states(batch)  # type: ignore[operator]
+        past, parts = Past(), []
+        first = self.chunk - prompt_length(getattr(encoder, "prompt", None)) % self.chunk
+        start, end, length = 0, first, batch["input_ids"].shape[1]
+        while start < length:
+            parts.append(encoder.read_on(_columns(batch, start, end), past))  # type: ignore[operator]
+            start, end = end, end + self.chunk
+        return torch.cat(parts, dim=1)
+
+    def next_scores(self, batch: Batch, past: Past) -> Tensor:
+        """(B, V): the logits of what follows each text of ``past`` and the tokens of ``batch``, which are taken up.
+
+        Raises:
+            ValueError: If a text has no token, or gets longer than the model reads.
+        """
+        last = batch["attention_mask"].sum(1) - 1  # (B,)
+        if bool((last < 0).any()):
+            raise ValueError("a text without a token cannot be continued")
+        states: Tensor = self.encoder.read_on(batch, past)  # type: ignore[operator]  # (B, T, D)
+        ends = states[torch.arange(len(last), device=last.device), last]  # (B, D)
+        return score_tokens(self.encoder, self.head, ends.unsqueeze(1)).squeeze(1)
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, 2) float32: of each text the nats of all its predicted tokens, and how many there are."""
         return costs(self.scores(batch), batch)
+
+
+PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids")
+"""What a batch has of each token."""
+
+
+def _columns(batch: Batch, start: int, end: int) -> Batch:
+    """The tokens from ``start`` to ``end`` of each text."""
+    return {name: batch[name][:, start:end] for name in PER_TOKEN if name in batch}
 
 
 def costs(scores: Tensor, batch: Batch) -> Tensor:

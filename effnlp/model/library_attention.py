@@ -55,6 +55,7 @@ def attend_with_prefix(
     if prefix is not None:
         causal = options.get("is_causal")
         causal = getattr(module, "is_causal", True) if causal is None else causal
+        causal = causal and query.shape[2] == key.shape[2]  # a single token that reads on reads all
         key, value, attention_mask = read_prefix(prefix, key, value, attention_mask, causal)
         length = key.shape[2] - query.shape[2]
         if kind == "eager" and attention_mask is not None and attention_mask.dtype == torch.bool:

@@ -4,6 +4,7 @@ Legend: B batch, T tokens, D width.
 """
 
 import inspect
+from collections.abc import Callable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from operator import attrgetter
@@ -20,7 +21,9 @@ from effnlp.data.encodings import Batch
 from effnlp.model.classifier import LayerState
 from effnlp.model.families import FAMILIES, Family, describe_linears, match_roles
 from effnlp.model.hub import Checkpoint
-from effnlp.model.library_attention import let_read_prefix
+from effnlp.model.library_attention import KINDS, PREFIXED, let_read_prefix
+from effnlp.model.library_cache import LibraryCache
+from effnlp.model.memory import KeysAndValues, Memory, Past, as_added
 from effnlp.model.plain_linears import plain_linears
 from effnlp.model.pooling import POOLINGS, check_pooling
 from effnlp.model.prompted import before_text, prompt_length, prompted
@@ -44,6 +47,7 @@ class PretrainedEncoder(nn.Module):
         pooling: What is done with the states of the tokens; never ``auto``.
         checkpoint: Where it came from; None if it was made here.
         prompt: Puts trained tokens before those of a text (:mod:`effnlp.model.prompted`), or None.
+        remember: Makes what keeps a layer's keys and values of a text that is read bit by bit.
 
     Args:
         model: Gives hidden states (B, T, D). What it fuses is taken apart, in place.
@@ -55,6 +59,7 @@ class PretrainedEncoder(nn.Module):
     """
 
     prompt: nn.Module | None
+    remember: Callable[[], Memory] = KeysAndValues
 
     def __init__(
         self,
@@ -210,6 +215,48 @@ class PretrainedEncoder(nn.Module):
         """(B, T, D): of each token of the text, as the last layer and what comes after it leave them."""
         hidden: Tensor = self._run(batch).last_hidden_state
         return hidden[:, prompt_length(self.prompt) :]
+
+    def check_reads_on(self) -> None:
+        """Refuse to read bit by bit where that is not known to be reading at once.
+
+        Raises:
+            ValueError: If tokens see those that follow, or keys and values of the family cannot be kept.
+        """
+        if not self.is_causal:
+            raise ValueError(
+                f"models of type {self.model_type!r} read tokens that follow, and so cannot read on"
+            )
+        accepted = inspect.signature(self.model.forward).parameters
+        if self.family is None or not {"past_key_values", "position_ids"} <= set(accepted):
+            raise ValueError(
+                f"models of type {self.model_type!r} are not known to read on from keys and values that are kept"
+            )
+        kind = str(self.model.config._attn_implementation).removeprefix(PREFIXED)
+        if kind not in KINDS:
+            raise ValueError(f"reading on needs attn_implementation {' or '.join(KINDS)}, got {kind!r}")
+
+    def read_on(self, batch: Batch, past: Past) -> Tensor:
+        """(B, T, D): the states of tokens that follow those of ``past``, which takes them up. No gradients.
+
+        Raises:
+            ValueError: If a text gets longer than ``position_count``, or than a window of the attention.
+        """
+        prompt = None if past.lengths else self.prompt
+        before = prompt_length(prompt)
+        window = getattr(self.model.config, "sliding_window", None) or self.position_count
+        places = past.places(batch["attention_mask"], before, min(self.position_count, window))
+        words = prompted(prompt, self.word_embeddings()(batch["input_ids"]), self.position_count)  # (B, T, E)
+        device = words.device
+        hidden: Tensor = self.model(
+            inputs_embeds=words,
+            attention_mask=as_added(places.read(device), words),
+            position_ids=places.positions(device),
+            past_key_values=LibraryCache(self.remember, past, places),
+            use_cache=True,
+            return_dict=True,
+        ).last_hidden_state
+        past.lengths = places.ends
+        return hidden[:, before:]
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, D)."""
