@@ -29,6 +29,7 @@ CAPABILITIES = {
     "trainable_weights": "fine-tuning may update every weight",
     "biases": "layers with bias terms",
     "layer_outputs": "an encoder that can be run layer by layer",
+    "learning_layers": "in every layer of the encoder something learns",
     "uninterrupted_training": "the whole model learns in one phase, from the first step to the last",
     "attention_heads": "tokens are mixed by attention heads",
     "all_heads": "none of which was removed",

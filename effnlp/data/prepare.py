@@ -275,7 +275,7 @@ def _encode(
 ) -> tuple[Tokenizer, dict[str, Encodings], list[Encodings]]:
     """The tokenizer, the ids of each split, and those of the validation split of each companion."""
     module = type(ready).__module__ if ready else str(model_config["_target_"]).rpartition(".")[0]
-    settings: Any = {name: model_config[name] for name in model.tokenizer_keys}
+    settings: Any = {name: model_config.get(name) for name in model.tokenizer_keys}
     if ready is not None:
         settings = hashlib.sha256(pickle.dumps(ready)).hexdigest()
     code = code_version(module, "effnlp.data.encodings", "effnlp.model.subwords")

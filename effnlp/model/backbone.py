@@ -25,6 +25,7 @@ from effnlp.model.classifier import Classifier, LayerState, mean_pool
 from effnlp.model.memory import Past, Recall
 from effnlp.model.prompted import before_text, prompt_length, prompted
 from effnlp.model.subwords import PAD_ID, SubwordTokenizer, train_byte_bpe
+from effnlp.model.vocabulary import tokenizer_of
 
 PROVIDES = {
     "build": (
@@ -35,6 +36,7 @@ PROVIDES = {
         "trainable_weights",
         "biases",
         "layer_outputs",
+        "learning_layers",
         "uninterrupted_training",
         "own_tokenizer",
         "both_directions",
@@ -304,12 +306,14 @@ class Backbone:
         mixer: What mixes the tokens, called as ``mixer(width=…, heads=…)``.
         size: ``tiny``, ``small`` or ``base``.
         max_length: Longest input in tokens; what is longer is cut.
-        vocabulary_size: V at most; a small training split gives fewer.
+        vocabulary: Whose tokens it reads: None, those learned from the training split; or those of a pretrained model,
+            ``minilm``, a folder or a name on the hub. A teacher that is looked at layer by layer reads the same.
+        vocabulary_size: V at most, where it is learned; a small training split gives fewer.
         dropout: Rate on the embeddings, on each residual branch and before the head, in [0, 1).
         positions: ``learned`` or ``sinusoidal``.
     """
 
-    tokenizer_keys: ClassVar[tuple[str, ...]] = ("max_length", "vocabulary_size")
+    tokenizer_keys: ClassVar[tuple[str, ...]] = ("max_length", "vocabulary", "vocabulary_size")
     is_decoder: ClassVar[bool] = False
     """Whether no token sees one that follows it, and the tokenizer loses nothing of a text."""
 
@@ -318,6 +322,7 @@ class Backbone:
         mixer: Callable[..., nn.Module],
         size: str = "tiny",
         max_length: int = 128,
+        vocabulary: str | None = None,
         vocabulary_size: int = 8192,
         dropout: float = 0.1,
         positions: str = "learned",
@@ -327,12 +332,15 @@ class Backbone:
         self.mixer = mixer
         self.size = size
         self.max_length = max_length
+        self.vocabulary = vocabulary
         self.vocabulary_size = vocabulary_size
         self.dropout = dropout
         self.positions = positions
 
     def tokenizer(self, train: pd.DataFrame) -> SubwordTokenizer:
-        """Learn byte-level BPE from the texts of the training split (of pairs, both)."""
+        """That of ``vocabulary``, or byte-level BPE learned from the texts of the training split (of pairs, both)."""
+        if self.vocabulary is not None:
+            return tokenizer_of(self.vocabulary, self.max_length)
         is_pair = "text_pair" in train.columns
         texts = [*train["text"], *(train["text_pair"] if is_pair else ())]
         backend = train_byte_bpe(texts, self.vocabulary_size, is_lossless=self.is_decoder)

@@ -20,6 +20,7 @@ PROVIDES = {
         "trainable_weights",
         "biases",
         "layer_outputs",
+        "learning_layers",
         "uninterrupted_training",
         "own_tokenizer",
         "next_tokens",

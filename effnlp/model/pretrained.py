@@ -43,6 +43,7 @@ PROVIDES = {
         "pretrained_weights",
         "token_head",
         "next_tokens",
+        "learning_layers",
         "uninterrupted_training",
     )
 }

@@ -7,7 +7,7 @@ from torch import nn
 
 from effnlp.peft.freezing import freeze_all_but_head
 
-REMOVES = {"prepare": ("trainable_weights",)}
+REMOVES = {"prepare": ("trainable_weights", "learning_layers")}
 
 
 class HeadOnly:

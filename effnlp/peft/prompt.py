@@ -15,7 +15,7 @@ from effnlp.model.surgery import encoder_of
 from effnlp.peft.freezing import check_factor, freeze_all_but_head, thaw
 
 REQUIRES = {"prepare": ("token_sequence",)}
-REMOVES = {"prepare": ("trainable_weights",)}
+REMOVES = {"prepare": ("trainable_weights", "learning_layers")}
 
 INITIAL = ("vocabulary", "random")
 

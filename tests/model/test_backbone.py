@@ -144,3 +144,12 @@ def test_a_batch_longer_than_the_model_reads_is_refused():
     batch = {"input_ids": torch.ones(1, 17, dtype=torch.long), "attention_mask": torch.ones(1, 17)}
     with pytest.raises(ValueError, match="the batch has 17 tokens a text, the model reads 16"):
         encoder(batch)
+
+
+def test_it_reads_the_tokens_of_a_pretrained_model_where_it_is_told_to(minilm, toy):
+    choice = Backbone(Attention, vocabulary="minilm", max_length=40)
+    tokenizer = choice.tokenizer(toy)
+    expected = minilm.batch(["An ordinary text about hammers"])["input_ids"]
+    assert torch.equal(tokenizer.encode(["An ordinary text about hammers"]).batch([0])["input_ids"], expected)
+    assert choice.build(tokenizer, 2).encoder.tokens.num_embeddings == tokenizer.vocabulary_size == 30522
+    assert tokenizer.max_length == 40

@@ -1,14 +1,8 @@
 import pytest
 import torch
 
-from effnlp.model.bottleneck import (
-    MOBILEBERT,
-    MOBILEBERT_TINY,
-    NORMS,
-    Bottleneck,
-    BottleneckEncoder,
-    Shape,
-)
+from effnlp.model.bottleneck import Bottleneck
+from effnlp.model.bottleneck_encoder import MOBILEBERT, MOBILEBERT_TINY, NORMS, BottleneckEncoder, Shape
 from effnlp.model.classifier import Classifier, count_params
 from effnlp.peft.prompt import PromptTuning
 
@@ -174,7 +168,9 @@ def test_it_is_exported_and_answers_as_before(tmp_path, toy, wide_values):
     from effnlp.model.export import export_onnx
     from effnlp.model.storage import Deployed
 
-    choice = Bottleneck(depth=2, width=24, inner_width=8, heads=2, vocabulary_size=300, wide_values=wide_values)
+    choice = Bottleneck(
+        depth=2, width=24, inner_width=8, heads=2, vocabulary_size=300, wide_values=wide_values
+    )
     tokenizer = choice.tokenizer(toy)
     deployed = Deployed(choice.build(tokenizer, 2).eval(), tokenizer, ("fruit", "tool"), False)
     assert export_onnx(deployed, tmp_path / "model.onnx") < 1e-4, "the largest difference of a logit"

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from effnlp.compression.distillation.answers import Answers, check_weights
 from effnlp.compression.distillation.layer_maps import check_layer_map, layer_map
 from effnlp.compression.distillation.lessons import Lessons
 from effnlp.compression.distillation.projection import add_projections, drop_projections, project
-from effnlp.compression.distillation.soft_labels import check_soft_labels, loss_of_labels, soft_loss
-from effnlp.compression.distillation.trace import Trace, depth_of, trace
+from effnlp.compression.distillation.trace import Trace, depth_of
 from effnlp.data.encodings import Batch
-from effnlp.method import Objective, note
+from effnlp.method import Objective
 from effnlp.model.surgery import encoder_of
 
 if TYPE_CHECKING:
@@ -76,11 +76,10 @@ class Hidden:
         pool: str | None = None,
         pool_size: int = 0,
     ) -> None:
-        check_soft_labels(alpha, temperature)
+        self.answers = Answers(alpha, temperature)
         check_layer_map(layer_map)
-        if not beta >= 0:
-            raise ValueError(f"beta must be at least 0, got {beta}")
-        self.alpha, self.beta, self.temperature, self.layer_map = alpha, beta, temperature, layer_map
+        check_weights({"beta": beta})
+        self.beta, self.layer_map = beta, layer_map
         self.lessons = Lessons(teacher, pool, pool_size)
 
     def gather(self, data: "Prepared", around: "Around") -> "Prepared":
@@ -106,18 +105,11 @@ class Hidden:
         """The loss of labels, logits and layers."""
 
         def taught(model: nn.Module, batch: Batch) -> Tensor:
-            if self.alpha == 0 and self.beta == 0:
+            if self.answers.alpha == 0 and self.beta == 0:
                 return base(model, batch)
-            student = trace(model, batch)
-            with torch.no_grad():
-                teacher = trace(self.lessons.teacher_on(student.logits.device), batch)
-            labels = loss_of_labels(base, model, batch, student.logits)
-            soft = soft_loss(student.logits, teacher.logits, self.temperature)
-            return (
-                (1 - self.alpha) * labels
-                + self.alpha * soft
-                + self.beta * self._patient(model, student, teacher)
-            )
+            student, teacher = self.lessons.traces(model, batch)
+            answers = self.answers.loss(base, model, batch, student.logits, teacher.logits)
+            return answers + self.beta * self._patient(model, student, teacher)
 
         return taught
 
@@ -136,6 +128,4 @@ class Hidden:
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Nothing of the teacher is in the model."""
-        said = {"alpha": self.alpha, "beta": self.beta, "temperature": self.temperature}
-        note(model, "compression/distillation", {**said, "pool_texts": self.lessons.pool_texts})
-        return model
+        return self.answers.note(model, self.lessons.pool_texts, {"beta": self.beta})

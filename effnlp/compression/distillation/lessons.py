@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from effnlp.compression.distillation.pool import pool_of, with_pool
 from effnlp.compression.distillation.teacher import find_teacher, logits_of, with_classes
+from effnlp.compression.distillation.trace import Trace, trace
 from effnlp.data.encodings import Batch
 from effnlp.model.classifier import Classifier
 
@@ -94,6 +95,12 @@ class Lessons:
             raise ValueError(f"distillation needs the {missing}: gather comes before the training")
         self.logits = self.logits.to(batch["rows"].device)
         return self.logits[batch["rows"]]
+
+    def traces(self, model: nn.Module, batch: Batch, roles: Sequence[str] = ()) -> tuple[Trace, Trace]:
+        """What student and teacher make of a batch, layer by layer; only the first can be learned from."""
+        student = trace(model, batch, roles)
+        with torch.no_grad():
+            return student, trace(self.teacher_on(student.logits.device), batch, roles)
 
     def teacher_on(self, device: torch.device) -> Classifier:
         """The teacher, on a device.

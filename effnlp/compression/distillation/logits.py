@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from effnlp.compression.distillation.answers import Answers
 from effnlp.compression.distillation.lessons import Lessons
-from effnlp.compression.distillation.soft_labels import check_soft_labels, loss_of_labels, soft_loss
 from effnlp.data.encodings import Batch
-from effnlp.method import Objective, note
+from effnlp.method import Objective
 
 if TYPE_CHECKING:
     from effnlp.data.prepare import Prepared
@@ -48,8 +48,7 @@ class Logits:
         pool: str | None = None,
         pool_size: int = 0,
     ) -> None:
-        check_soft_labels(alpha, temperature, loss)
-        self.alpha, self.temperature, self.loss = alpha, temperature, loss
+        self.answers = Answers(alpha, temperature, loss)
         self.lessons = Lessons(teacher, pool, pool_size)
         if self.lessons.has_pool and alpha == 0:
             raise ValueError("a pool needs alpha above 0: its texts have no labels but the teacher's")
@@ -62,16 +61,12 @@ class Logits:
         """The loss of labels and teacher."""
 
         def taught(model: nn.Module, batch: Batch) -> Tensor:
-            if self.alpha == 0:
+            if self.answers.alpha == 0:
                 return base(model, batch)
-            logits = model(batch)  # (B, C)
-            soft = soft_loss(logits, self.lessons.logits_on(batch), self.temperature, self.loss)
-            return (1 - self.alpha) * loss_of_labels(base, model, batch, logits) + self.alpha * soft
+            return self.answers.loss(base, model, batch, model(batch), self.lessons.logits_on(batch))
 
         return taught
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Nothing of the teacher is in the model."""
-        said = {"alpha": self.alpha, "temperature": self.temperature}
-        note(model, "compression/distillation", {**said, "pool_texts": self.lessons.pool_texts})
-        return model
+        return self.answers.note(model, self.lessons.pool_texts)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from effnlp.compression.distillation.answers import Answers, check_weights
 from effnlp.compression.distillation.lessons import Lessons
-from effnlp.compression.distillation.soft_labels import check_soft_labels, loss_of_labels, soft_loss
-from effnlp.compression.distillation.trace import Trace, depth_of, trace
+from effnlp.compression.distillation.relations import log_relations, relation_loss
+from effnlp.compression.distillation.trace import Trace, depth_of
 from effnlp.data.encodings import Batch
-from effnlp.method import Objective, note
+from effnlp.method import Objective
 from effnlp.model.heads import split_heads
 from effnlp.model.surgery import encoder_of
 
@@ -42,18 +43,7 @@ def relations(vectors: Tensor, heads: int, mask: Tensor) -> Tensor:
     """
     of_head = split_heads(vectors, heads)  # (B, A, T, W / A)
     scores = of_head @ of_head.transpose(-1, -2) / of_head.shape[-1] ** 0.5  # (B, A, T, T)
-    lowest = torch.finfo(scores.dtype).min
-    return scores.masked_fill(mask[:, None, None, :] == 0, lowest).log_softmax(-1)
-
-
-def relation_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """The mean divergence of log-relations (B, A, T, T), teacher from student: a scalar, 0 where they agree (eq. 5).
-
-    The mean is over the tokens of a text, then over the heads and the texts.
-    """
-    divergence = (teacher.exp() * (teacher - student)).sum(-1).mean(1)  # (B, T)
-    weights = mask.to(divergence.dtype)  # (B, T)
-    return ((divergence * weights).sum(1) / weights.sum(1).clamp_min(1)).mean()
+    return log_relations(scores, mask)
 
 
 class MiniLM:
@@ -89,15 +79,13 @@ class MiniLM:
         pool: str | None = None,
         pool_size: int = 0,
     ) -> None:
-        check_soft_labels(alpha, temperature)
-        if not beta >= 0:
-            raise ValueError(f"beta must be at least 0, got {beta}")
+        self.answers = Answers(alpha, temperature)
+        check_weights({"beta": beta})
         if relation_heads < 1:
             raise ValueError(f"relation_heads must be at least 1, got {relation_heads}")
         if teacher_layer is not None and teacher_layer < 1:
             raise ValueError(f"teacher_layer must be at least 1, got {teacher_layer}")
-        self.alpha, self.beta, self.temperature = alpha, beta, temperature
-        self.relation_heads, self.teacher_layer = relation_heads, teacher_layer
+        self.beta, self.relation_heads, self.teacher_layer = beta, relation_heads, teacher_layer
         self.lessons = Lessons(teacher, pool, pool_size)
 
     def gather(self, data: "Prepared", around: "Around") -> "Prepared":
@@ -123,16 +111,11 @@ class MiniLM:
         """The loss of labels, logits and relations."""
 
         def taught(model: nn.Module, batch: Batch) -> Tensor:
-            if self.alpha == 0 and self.beta == 0:
+            if self.answers.alpha == 0 and self.beta == 0:
                 return base(model, batch)
-            student = trace(model, batch, ROLES)
-            with torch.no_grad():
-                teacher = trace(self.lessons.teacher_on(student.logits.device), batch, ROLES)
-            labels = loss_of_labels(base, model, batch, student.logits)
-            soft = soft_loss(student.logits, teacher.logits, self.temperature)
-            return (
-                (1 - self.alpha) * labels + self.alpha * soft + self.beta * self._relations(student, teacher)
-            )
+            student, teacher = self.lessons.traces(model, batch, ROLES)
+            answers = self.answers.loss(base, model, batch, student.logits, teacher.logits)
+            return answers + self.beta * self._relations(student, teacher)
 
         return taught
 
@@ -149,9 +132,7 @@ class MiniLM:
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Nothing of the teacher is in the model."""
-        said = {"alpha": self.alpha, "beta": self.beta, "temperature": self.temperature}
-        note(model, "compression/distillation", {**said, "pool_texts": self.lessons.pool_texts})
-        return model
+        return self.answers.note(model, self.lessons.pool_texts, {"beta": self.beta})
 
 
 def check_widths(model: nn.Module, heads: int, whose: str) -> None:

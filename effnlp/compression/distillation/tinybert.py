@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from effnlp.compression.distillation.answers import Answers, check_weights
 from effnlp.compression.distillation.layer_maps import check_layer_map, layer_map
 from effnlp.compression.distillation.lessons import Lessons
 from effnlp.compression.distillation.projection import PLACE, add_projections, drop_projections, project
-from effnlp.compression.distillation.soft_labels import check_soft_labels, loss_of_labels, soft_loss
-from effnlp.compression.distillation.trace import Trace, depth_of, head_count, mean_over_tokens, trace
+from effnlp.compression.distillation.relations import attention_scores, equal_heads
+from effnlp.compression.distillation.trace import Trace, depth_of, head_count, hidden_loss, mean_over_tokens
 from effnlp.data.encodings import Batch
-from effnlp.method import Objective, note
-from effnlp.model.heads import split_heads
+from effnlp.method import Objective
 from effnlp.model.surgery import encoder_of
 
 if TYPE_CHECKING:
@@ -32,28 +32,6 @@ REQUIRES = {
     "prepare": ("classes", "single_task", "layer_outputs", "softmax_attention", "all_heads", "linear_layers"),
     "during": ("classes", "layer_outputs", "softmax_attention"),
 }
-
-
-def attention_scores(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
-    """(B, H, T, T) the scores before the softmax.
-
-    What a family adds to them (positions, relative biases) is not in them.
-
-    Args:
-        queries: (B, T, H · E).
-        keys: (B, T, K · E): K heads, each read by H / K heads of the queries.
-        heads: H.
-    """
-    of_queries = split_heads(queries, heads)  # (B, H, T, E)
-    width = of_queries.shape[-1]
-    of_keys = split_heads(keys, keys.shape[-1] // width)  # (B, K, T, E)
-    of_keys = of_keys.repeat_interleave(heads // of_keys.shape[1], dim=1)  # (B, H, T, E)
-    return of_queries @ of_keys.transpose(-1, -2) / math.sqrt(width)
-
-
-def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """The mean squared difference of (B, T, D) over the tokens, without padding, and over D: a scalar (eq. 8, 9)."""
-    return mean_over_tokens((student - teacher).square().mean(-1), mask)
 
 
 def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -99,17 +77,15 @@ class TinyBERT:
         pool: str | None = None,
         pool_size: int = 0,
     ) -> None:
-        check_soft_labels(alpha, temperature)
+        self.answers = Answers(alpha, temperature)
         check_layer_map(layer_map)
         weights = {"embedding": embedding_weight, "hidden": hidden_weight, "attention": attention_weight}
-        for name, weight in weights.items():
-            if not weight >= 0:
-                raise ValueError(f"{name}_weight must be at least 0, got {weight}")
+        check_weights({f"{name}_weight": weight for name, weight in weights.items()})
         if sum(weights.values()) == 0:
             raise ValueError("one of embedding_weight, hidden_weight and attention_weight must be above 0")
         if not 0 <= first_phase < 1:
             raise ValueError(f"first_phase must be in [0, 1), got {first_phase}")
-        self.alpha, self.temperature, self.weights, self.layer_map = alpha, temperature, weights, layer_map
+        self.weights, self.layer_map = weights, layer_map
         self.first_phase = self.settled_after = first_phase
         self.follows_layers = self.follows_answers = True
         self.lessons = Lessons(teacher, pool, pool_size)
@@ -134,12 +110,8 @@ class TinyBERT:
             )
         if teacher is not None:
             layer_map(self.layer_map, depth_of(model), depth_of(teacher))
-            heads = [head_count(encoder_of(each)) for each in (model, teacher)]
-            if self.weights["attention"] and heads[0] != heads[1]:
-                raise ValueError(
-                    f"attention scores are compared head by head: the student has {heads[0]}, the teacher {heads[1]}; "
-                    "attention_weight=0 leaves them out, compression/distillation=minilm takes any number"
-                )
+            if self.weights["attention"]:
+                equal_heads(encoder_of(model), encoder_of(teacher))
         head: Any = model.head
         self._of_head = [parameter for parameter in head.parameters() if parameter.requires_grad]
         return add_projections(model, ["embeddings", "layers"], teacher)
@@ -167,16 +139,12 @@ class TinyBERT:
         roles = ("query", "key") if self.weights["attention"] else ()
 
         def taught(model: nn.Module, batch: Batch) -> Tensor:
-            student = trace(model, batch, roles)
-            with torch.no_grad():
-                teacher = trace(self.lessons.teacher_on(student.logits.device), batch, roles)
+            student, teacher = self.lessons.traces(model, batch, roles)
             parts = []
             if self.follows_layers:
                 parts.append(self._layers(model, student, teacher))
             if self.follows_answers:
-                soft = soft_loss(student.logits, teacher.logits, self.temperature)
-                labels = loss_of_labels(base, model, batch, student.logits)
-                parts.append((1 - self.alpha) * labels + self.alpha * soft)
+                parts.append(self.answers.loss(base, model, batch, student.logits, teacher.logits))
             return torch.stack(parts).sum()
 
         return taught
@@ -207,6 +175,4 @@ class TinyBERT:
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Nothing of the teacher is in the model."""
-        said = {"alpha": self.alpha, "temperature": self.temperature, "first_phase": self.first_phase}
-        note(model, "compression/distillation", {**said, "pool_texts": self.lessons.pool_texts})
-        return model
+        return self.answers.note(model, self.lessons.pool_texts, {"first_phase": self.first_phase})

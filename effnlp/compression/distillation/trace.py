@@ -17,6 +17,21 @@ from effnlp.model.prompted import prompt_length
 
 
 @dataclass(frozen=True)
+class LayerTrace:
+    """What one layer of a classifier made of a batch.
+
+    Attributes:
+        hidden: (B, T, D), its output.
+        given: Role to what the linear layer in it gave: (B, T, W).
+        mask: (B, T), 1 for tokens.
+    """
+
+    hidden: Tensor
+    given: Mapping[str, Tensor]
+    mask: Tensor
+
+
+@dataclass(frozen=True)
 class Trace:
     """What a classifier made of a batch; of a prompt before the text nothing is kept.
 
@@ -33,6 +48,11 @@ class Trace:
     given: Mapping[str, Sequence[Tensor]]
     logits: Tensor
     mask: Tensor
+
+    def at(self, layer: int) -> LayerTrace:
+        """Of one layer, from 1 on."""
+        given = {role: outputs[layer - 1] for role, outputs in self.given.items()}
+        return LayerTrace(self.hidden[layer], given, self.mask)
 
 
 def trace(model: nn.Module, batch: Batch, roles: Sequence[str] = ()) -> Trace:
@@ -51,12 +71,7 @@ def trace(model: nn.Module, batch: Batch, roles: Sequence[str] = ()) -> Trace:
         states = [encoder.embed(batch)]
         for index in range(encoder.depth):
             states.append(encoder.layer(index, states[-1]))
-    for role in roles:
-        if len(heard[role]) != encoder.depth:
-            raise ValueError(
-                f"distillation of {role} needs one such linear layer in each of {encoder.depth} layers, "
-                f"{type(encoder).__name__} has {len(heard[role])}"
-            )
+    _check_heard(encoder, heard, encoder.depth)
     return Trace(
         hidden=[state.hidden[:, before:] for state in states],
         states=states,
@@ -64,6 +79,36 @@ def trace(model: nn.Module, batch: Batch, roles: Sequence[str] = ()) -> Trace:
         logits=model.head(model.dropout(encoder.pool(states[-1]))),  # type: ignore[operator]
         mask=batch["attention_mask"],
     )
+
+
+def trace_layer(model: nn.Module, batch: Batch, layer: int, roles: Sequence[str] = ()) -> LayerTrace:
+    """Read a batch as far as a layer, from 1 on, and keep what that layer makes of it; no layer above it acts.
+
+    Args:
+        roles: Of linear layers whose outputs are kept.
+
+    Raises:
+        ValueError: If the model cannot be run layer by layer, or a layer has nothing in one of the roles.
+    """
+    depth_of(model)
+    encoder: Any = model.encoder
+    before = prompt_length(getattr(encoder, "prompt", None))
+    with listening(encoder, roles) as heard:
+        state = encoder.embed(batch)
+        for index in range(layer):
+            state = encoder.layer(index, state)
+    _check_heard(encoder, heard, layer)
+    given = {role: outputs[-1][:, before:] for role, outputs in heard.items()}
+    return LayerTrace(state.hidden[:, before:], given, batch["attention_mask"])
+
+
+def _check_heard(encoder: Any, heard: Mapping[str, Sequence[Tensor]], layers: int) -> None:
+    for role, outputs in heard.items():
+        if len(outputs) != layers:
+            raise ValueError(
+                f"distillation of {role} needs one such linear layer in each of {layers} layers, "
+                f"{type(encoder).__name__} has {len(outputs)}"
+            )
 
 
 def depth_of(model: nn.Module) -> int:
@@ -124,3 +169,8 @@ def mean_over_tokens(of_token: Tensor, mask: Tensor) -> Tensor:
     """The mean of ``of_token`` (B, T) over the tokens of all texts, without padding: a scalar."""
     weights = mask.to(of_token.dtype)  # (B, T)
     return (of_token * weights).sum() / weights.sum().clamp_min(1)
+
+
+def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """The mean squared difference of (B, T, D) over the tokens, without padding, and over D: a scalar."""
+    return mean_over_tokens((student - teacher).square().mean(-1), mask)

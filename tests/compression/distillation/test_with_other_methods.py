@@ -1,6 +1,7 @@
 """Distillation beside what else is done to a student: fewer layers, LoRA, pruning, integers."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from effnlp import method
 from effnlp.compression.distillation.hidden import Hidden
 from effnlp.compression.distillation.logits import Logits
 from effnlp.compression.distillation.minilm import MiniLM
+from effnlp.compression.distillation.mobilebert import MobileBERT
 from effnlp.compression.distillation.tinybert import TinyBERT
 from effnlp.compression.early_exit.deebert import DeeBERT
 from effnlp.compression.pruning.layers import Layers
@@ -17,7 +19,12 @@ from effnlp.compression.quantization.int8_weight_only import Int8WeightOnly
 from effnlp.model.storage import Deployed
 from effnlp.peft.lora import LoRA
 
-OF_LAYERS = {"hidden": Hidden, "tinybert": TinyBERT, "minilm": MiniLM}
+OF_LAYERS = {
+    "hidden": Hidden,
+    "tinybert": TinyBERT,
+    "minilm": MiniLM,
+    "mobilebert": partial(MobileBERT, progressive=0.0),
+}
 
 
 @pytest.mark.parametrize("name", OF_LAYERS)
