@@ -29,6 +29,12 @@ A method may have the attribute ``settled_after``, in [0, 1], 0 where it is abse
 steps before which the model is not yet what the method makes of it (a pruning schedule still rising, exits
 still untrained). Before it no checkpoint may be chosen as the best, and nothing may stop early.
 
+A method under which one step of training costs more than another, on texts of the same shape and with the same
+parameters trained, says in the attribute ``step_kind`` (a string) of the model of which kind the coming step is: steps
+of one kind are counted once. A method that could leave more than one model may have ``variants(model)``, called just
+before its ``finish``: pairs of a name and a model, made of copies, which are evaluated beside the one that is deployed
+(:mod:`effnlp.evaluation.variants`).
+
 At a rung of a search a model in training is judged as what it would become: a copy of it and of its methods
 is finished (:func:`preview`). Where ``finish`` alone says too little of that while a schedule runs, a method may
 have ``preview(model, step, steps, batches)``, called in its place with the steps done, the steps in all and some

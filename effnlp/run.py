@@ -28,6 +28,7 @@ from effnlp.evaluation.quiet import QuietLock
 from effnlp.evaluation.reference import absolute_reference, add_reference, refuse_reference
 from effnlp.evaluation.stage import evaluate, gauge_of
 from effnlp.evaluation.steps import MeterGauge
+from effnlp.evaluation.variants import evaluate_variants
 from effnlp.finetuning.judge import ACCURACY, Judge
 from effnlp.finetuning.loop import (
     DivergedError,
@@ -328,7 +329,12 @@ def _train(
         record.put(delta_bytes(model, taker.trainable))
         delta = taker.take(model, **about(config, choices.steps, data))
         model.eval()
-        for each in finishing:
+    for each in finishing:
+        if hasattr(each, "variants"):
+            with meter.stage("evaluation"):
+                others = evaluate_variants(each.variants(model), data, config, attempt)
+            record.put(others.values, others.absent)
+        with meter.stage("compression", count_flops=True):
             model = method.finish(each, model, seen)
     return model, delta
 

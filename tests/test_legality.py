@@ -15,7 +15,7 @@ from effnlp.menu import Choice, choice_names, conf_dir, groups, read_choice
 
 CONF = [conf_dir()]
 SLOTS = sorted(g.partition("/")[2] for g in groups(CONF) if g.startswith("compression/"))
-ORDER = ["distillation", "token_dropping", "early_exit", "pruning", "quantization"]
+ORDER = ["distillation", "elastic", "token_dropping", "early_exit", "pruning", "quantization"]
 MODELS = [
     {"model": name, **dict(parts)}
     for name in choice_names("model", CONF)
@@ -144,11 +144,15 @@ def test_full_fine_tuning_of_integers_is_advised_to_round_later_or_to_train_besi
 def test_integers_before_pruning_are_refused_and_the_other_order_is_advised(pruning):
     chosen = combination(pruning=pruning, quantization="int8_dynamic")
     message = refusal(
-        chosen, order=["distillation", "token_dropping", "quantization", "pruning", "early_exit"]
+        chosen, order=["distillation", "elastic", "token_dropping", "quantization", "pruning", "early_exit"]
     )
-    assert "compression.order=[distillation,token_dropping,pruning,quantization,early_exit]" in message
+    assert (
+        "compression.order=[distillation,elastic,token_dropping,pruning,quantization,early_exit]" in message
+    )
     assert check(
-        settings_of(chosen, ["distillation", "token_dropping", "pruning", "quantization", "early_exit"]),
+        settings_of(
+            chosen, ["distillation", "elastic", "token_dropping", "pruning", "quantization", "early_exit"]
+        ),
         chosen,
         CONF,
     )
@@ -159,7 +163,7 @@ def test_integers_before_pruning_are_refused_and_the_other_order_is_advised(prun
 )
 def test_an_order_that_does_not_name_each_slot_once_is_refused(order):
     assert (
-        "must name each of distillation, early_exit, pruning, quantization, token_dropping once"
+        "must name each of distillation, early_exit, elastic, pruning, quantization, token_dropping once"
         in refusal(combination(), order)
     )
 
@@ -172,9 +176,9 @@ def test_a_moment_that_there_is_not_is_refused():
 def words_of(message):
     """The ways out that a refusal names, each a list of overrides."""
     _, _, advice = message.partition("; what would work: ")
-    ways = advice.replace("[distillation,token_dropping,early_exit,pruning,quantization]", "DEFAULT").split(
-        ", "
-    )
+    ways = advice.replace(
+        "[distillation,elastic,token_dropping,early_exit,pruning,quantization]", "DEFAULT"
+    ).split(", ")
     return [way.removesuffix(", …").split(" with ") for way in ways if way not in ("", "…")]
 
 

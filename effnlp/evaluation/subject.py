@@ -3,7 +3,7 @@
 import hashlib
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,15 +97,20 @@ class Subject:
 
         return Encodings.load(self.fetch("encoded_set", key, make) / "set.npz")
 
-    @contextmanager
-    def priced(self) -> Iterator[Price]:
+    def priced(self) -> AbstractContextManager[Price]:
         """What runs inside, as the open stage is charged for it."""
-        price, before = Price(), self.meter.costs()["evaluation"]
-        yield price
-        after = self.meter.costs()["evaluation"]
-        for name in PRICED:
-            now, then = getattr(after, name), getattr(before, name)
-            price.amounts[name] = None if now is None else now - (then or 0.0)
+        return priced(self.meter)
+
+
+@contextmanager
+def priced(meter: Meter) -> Iterator[Price]:
+    """What runs inside, as the stage ``evaluation``, which is open, is charged for it."""
+    price, before = Price(), meter.costs()["evaluation"]
+    yield price
+    after = meter.costs()["evaluation"]
+    for name in PRICED:
+        now, then = getattr(after, name), getattr(before, name)
+        price.amounts[name] = None if now is None else now - (then or 0.0)
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -252,7 +252,8 @@ class Gauged(pl.Callback):
     def _start(self, module: pl.LightningModule, batch: Batch, kind: str) -> None:
         self.gauge.let_others_measure()
         grads = bytes(parameter.requires_grad for parameter in module.parameters())
-        self.gauge.start_step(batch, kind + hashlib.sha1(grads).hexdigest()[:8])
+        differs = getattr(getattr(module, "model", None), "step_kind", "")
+        self.gauge.start_step(batch, kind + hashlib.sha1(grads).hexdigest()[:8] + differs)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, i: int

@@ -30,7 +30,7 @@ COSTS = (
 """Axes of cost, each with a panel against quality."""
 
 GROUPS = ("data/filter", "data/order", "model", "model/mixer", "peft", "compression/distillation",
-          "compression/token_dropping", "compression/early_exit", "compression/pruning",
+          "compression/elastic", "compression/token_dropping", "compression/early_exit", "compression/pruning",
           "compression/quantization")  # fmt: skip
 """Config groups whose choices are axes of the parallel coordinates."""
 

@@ -69,7 +69,7 @@ every_config = pytest.mark.parametrize("path", CONFIGS, ids=name_of)
 
 def test_each_group_has_its_neutral_element():
     groups = {path.parent for path in CONFIGS}
-    assert len(groups) == 6
+    assert len(groups) == 7
     assert all((group / "none.yaml").exists() for group in groups)
 
 
@@ -131,20 +131,23 @@ OFF = {
     "compression/pruning/sparsegpt": {"sparsity": 0.0},
     "compression/pruning/semi_structured": {"kept": 4},
     "compression/pruning/l0": {"sparsity": 0.0},
+    "compression/pruning/structured_l0": {"sparsity": 0.0},
     "compression/pruning/heads": {"sparsity": 0.0},
     "compression/pruning/feedforward": {"sparsity": 0.0},
     "compression/pruning/layers": {"sparsity": 0.0},
     "compression/pruning/structured": {"heads": 0.0, "feedforward": 0.0},
+    "compression/elastic/dynabert": {"width": 1.0},
     "compression/early_exit/deebert": {"threshold": 0.0},
     "compression/early_exit/fastbert": {"speed": 0.0},
     "compression/early_exit/pabee": {"patience": 99},
     "compression/early_exit/berxit": {"threshold": 0.0},
 }
 ACTIVATIONS_ROUNDED = {
-    f"compression/quantization/{name}" for name in ("int8_dynamic", "int8_static", "llm_int8", "smoothquant")
+    f"compression/quantization/{name}"
+    for name in ("int8_dynamic", "int8_static", "llm_int8", "smoothquant", "qat", "ternary", "binary")
 }
 ROUNDING = ACTIVATIONS_ROUNDED | {
-    f"compression/quantization/{name}" for name in ("gptq", "int4_weight_only", "int8_weight_only")
+    f"compression/quantization/{name}" for name in ("gptq", "int4_weight_only", "int8_weight_only", "mixed")
 }
 CHANGES_AT_START = [
     path for path in CONFIGS if getattr(get_object(load(path)["_target_"]), "changes_at_start", False)
@@ -215,7 +218,7 @@ PEFTS = [path for path in CONFIGS if path.parent.name == "peft"]
 PAIRS = [(peft, other) for peft in PEFTS for other in CONFIGS if other not in PEFTS]
 DEPENDS_ON_DATA = {name_of(path) for path in (CONF / "compression" / "early_exit").glob("*.yaml")} - {
     "compression/early_exit/none"
-}
+} | {"compression/pruning/structured_l0", "compression/quantization/mixed"}
 """What a model of these costs depends on the texts, so that it is known at the end only."""
 SPARSE = {"compression/pruning/heads": 0.5, "compression/pruning/layers": 0.5}
 """Where 0.8 would leave nothing of the small classifier."""
