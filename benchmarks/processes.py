@@ -15,7 +15,9 @@ Build = Callable[..., Any]
 """Makes a classifier that is ready to be trained, from the settings of a candidate."""
 
 
-def trained(parent: Connection, build: Build, settings: Mapping[str, Any], steps: int) -> None:
+def trained(
+    parent: Connection, build: Build, settings: Mapping[str, Any], steps: int, batch_size: int
+) -> None:
     """A process: make the model, train it when it is told to, and say in the end what it took."""
     import torch
     from torch.nn.functional import cross_entropy
@@ -33,10 +35,10 @@ def trained(parent: Connection, build: Build, settings: Mapping[str, Any], steps
     build_seconds = time.perf_counter() - start
     model.train()
     batch = {
-        "input_ids": torch.randint(5, rows, (BATCH_SIZE, TOKENS)),
-        "attention_mask": torch.ones(BATCH_SIZE, TOKENS, dtype=torch.int64),
+        "input_ids": torch.randint(5, rows, (batch_size, TOKENS)),
+        "attention_mask": torch.ones(batch_size, TOKENS, dtype=torch.int64),
     }
-    labels = torch.randint(0, CLASSES, (BATCH_SIZE,))
+    labels = torch.randint(0, CLASSES, (batch_size,))
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-4)
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone
@@ -66,11 +68,11 @@ def trained(parent: Connection, build: Build, settings: Mapping[str, Any], steps
 
 
 @contextmanager
-def started(build: Build, settings: Mapping[str, Any], steps: int) -> Iterator[Connection]:
+def started(build: Build, settings: Mapping[str, Any], steps: int, batch_size: int) -> Iterator[Connection]:
     """The end of the pipe to one candidate."""
     spawn = multiprocessing.get_context("spawn")
     end, theirs = spawn.Pipe()
-    process = spawn.Process(target=trained, args=(theirs, build, settings, steps), daemon=True)
+    process = spawn.Process(target=trained, args=(theirs, build, settings, steps, batch_size), daemon=True)
     process.start()
     theirs.close()  # so that the end of a process that dies is seen here
     try:
@@ -81,7 +83,11 @@ def started(build: Build, settings: Mapping[str, Any], steps: int) -> Iterator[C
 
 
 def in_turns(
-    build: Build, candidates: Mapping[str, Mapping[str, Any]], turns: int, steps: int
+    build: Build,
+    candidates: Mapping[str, Mapping[str, Any]],
+    turns: int,
+    steps: int,
+    batch_size: int = BATCH_SIZE,
 ) -> tuple[dict[str, list[float]], dict[str, dict[str, Any]]]:
     """For each candidate the median seconds of a step in each turn, and what it said in the end.
 
@@ -91,7 +97,7 @@ def in_turns(
     said: dict[str, dict[str, Any]] = {}
     with contextlib.ExitStack() as stack:
         ends = {
-            name: stack.enter_context(started(build, settings, steps))
+            name: stack.enter_context(started(build, settings, steps, batch_size))
             for name, settings in candidates.items()
         }
         for turn in range(turns):
