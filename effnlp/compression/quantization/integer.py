@@ -129,12 +129,14 @@ class TableKind:
     include_last_offset: bool
 
     @classmethod
-    def of(cls, table: nn.Embedding | nn.EmbeddingBag) -> "TableKind":
-        """The kind of a float table.
+    def of(cls, table: Any) -> "TableKind":
+        """The kind of a float table, or of one that knows its own.
 
         Raises:
             ValueError: If reading changes the table.
         """
+        if isinstance(known := getattr(table, "kind", None), cls):
+            return known
         if table.max_norm is not None:
             raise ValueError(f"a table with max_norm changes when it is read, got max_norm={table.max_norm}")
         if isinstance(table, nn.EmbeddingBag):

@@ -2,7 +2,8 @@
 
 A row is cut into groups of neighbours along the input, each with a scale of its own. A number q of 0 … 2^b - 1 stands
 for (q - z) times the scale, where z, the zero of the group, stands for 0. What is stored is q XOR z, so that a weight
-of zero is a field of zero bits, which :mod:`effnlp.model.sparse` packs.
+of zero is a field of zero bits, which :mod:`effnlp.model.sparse` packs. Of one bit there is no zero: 0 and 1 stand for
+minus the scale and the scale.
 
 Legend: R rows, C columns, G groups of S columns, b bits, I width in, O width out, V vocabulary, D width.
 """
@@ -77,7 +78,7 @@ class Rounded:
         numbers: q, uint8 (R, C).
         scales: Float (R, G).
         zeros: z, uint8 (R, G); None: 2^(b-1) everywhere, and the smallest number stays unused (symmetric).
-        bits: b.
+        bits: b; with 1 both numbers are used, and ``zeros`` is None.
     """
 
     numbers: Tensor
@@ -93,9 +94,15 @@ class Rounded:
 
 def stands_for(numbers: Tensor, scales: Tensor, zeros: Tensor | None, bits: int) -> Tensor:
     """``numbers`` (…, C) with ``scales`` and ``zeros`` (…, G) to floats (…, C)."""
-    zero = float(1 << (bits - 1)) if zeros is None else zeros.to(scales.dtype).unsqueeze(-1)
     by_group = numbers.unflatten(-1, (scales.shape[-1], -1)).to(scales.dtype)  # (…, G, S)
-    return ((by_group - zero) * scales.unsqueeze(-1)).flatten(-2)
+    zero = None if zeros is None else zeros.to(scales.dtype).unsqueeze(-1)  # (…, G, 1)
+    signed = signed_numbers(by_group, bits) if zero is None else by_group - zero
+    return (signed * scales.unsqueeze(-1)).flatten(-2)
+
+
+def signed_numbers(numbers: Tensor, bits: int) -> Tensor:
+    """Symmetric numbers q of any signed type to those around zero that are multiplied by the scale."""
+    return numbers * 2 - 1 if bits == 1 else numbers - (1 << (bits - 1))
 
 
 def find_scales(values: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor | None]:
@@ -204,19 +211,19 @@ class PackedRows(nn.Module):
         self.register_buffer("scales", rounded.scales)  # (R, G)
         self.register_buffer("zeros", rounded.zeros)  # (R, G)
 
+    def numbers(self, which: Tensor | slice) -> Tensor:
+        """q of the rows ``which``, uint8."""
+        zeros = None if self.zeros is None else self.zeros[which]
+        return unpack(self.packed[which], self.bits, self.columns) ^ _spread(zeros, self.bits, self.columns)
+
     def rows(self, which: Tensor | slice) -> Tensor:
         """The rows ``which`` as floats."""
         zeros = None if self.zeros is None else self.zeros[which]
-        numbers = unpack(self.packed[which], self.bits, self.columns) ^ _spread(
-            zeros, self.bits, self.columns
-        )
-        return stands_for(numbers, self.scales[which], zeros, self.bits)
+        return stands_for(self.numbers(which), self.scales[which], zeros, self.bits)
 
     def by_arithmetic(self) -> "RowsByArithmetic":
         """The same rows without operations on bits."""
-        zero = _spread(self.zeros, self.bits, self.columns)
-        numbers = unpack(self.packed, self.bits, self.columns) ^ zero
-        return RowsByArithmetic(Rounded(numbers, self.scales, self.zeros, self.bits))
+        return RowsByArithmetic(Rounded(self.numbers(slice(None)), self.scales, self.zeros, self.bits))
 
 
 class RowsByArithmetic(nn.Module):
@@ -233,8 +240,8 @@ class RowsByArithmetic(nn.Module):
         self.register_buffer("scales", rounded.scales)  # (R, G)
         self.register_buffer("zeros", rounded.zeros)  # (R, G)
 
-    def rows(self, which: Tensor | slice) -> Tensor:
-        """The rows ``which`` as floats."""
+    def numbers(self, which: Tensor | slice) -> Tensor:
+        """q of the rows ``which``, as floats."""
         packed, numbers, start = self.packed[which].float(), [], 0
         for at, width in fields_of(self.bits):
             end = start - (-self.columns // (8 // width))
@@ -243,8 +250,12 @@ class RowsByArithmetic(nn.Module):
             pieces = [low - (1 << width) * high for low, high in itertools.pairwise(from_low)]
             numbers.append(torch.cat(pieces, dim=-1)[..., : self.columns] * (1 << at))  # (…, C)
             start = end
+        return functools.reduce(torch.add, numbers)
+
+    def rows(self, which: Tensor | slice) -> Tensor:
+        """The rows ``which`` as floats."""
         zeros = None if self.zeros is None else self.zeros[which]
-        return stands_for(functools.reduce(torch.add, numbers), self.scales[which], zeros, self.bits)
+        return stands_for(self.numbers(which), self.scales[which], zeros, self.bits)
 
 
 def _in_plain_operators(layer: Any) -> Any:
@@ -281,7 +292,7 @@ class PackedLinear(nn.Module):
     The arithmetic is in float: what is saved is memory, not work.
     """
 
-    def __init__(self, linear: nn.Linear, rounded: Rounded) -> None:
+    def __init__(self, linear: Any, rounded: Rounded) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.stored = PackedRows(rounded)
@@ -306,7 +317,7 @@ class PackedLinear(nn.Module):
 class PackedEmbedding(nn.Module):
     """A frozen table of rows of few bits; stands for ``nn.Embedding`` or ``nn.EmbeddingBag``."""
 
-    def __init__(self, table: nn.Embedding | nn.EmbeddingBag, rounded: Rounded) -> None:
+    def __init__(self, table: Any, rounded: Rounded) -> None:
         super().__init__()
         self.kind = TableKind.of(table)
         self.stored = PackedRows(rounded)
