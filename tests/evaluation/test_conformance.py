@@ -283,7 +283,11 @@ QUANTIZATIONS = sorted(path.stem for path in (CONF / "compression" / "quantizati
 def test_a_quantized_model_costs_what_the_float_one_costs(name):
     """Integers make an operation cheaper, not rarer."""
     with initialize_config_dir(str(CONF), version_base=None):
-        grouped = ["++compression.quantization.group_size=16"] if name in ("gptq", "int4_weight_only") else []
+        grouped = (
+            ["++compression.quantization.group_size=16"]
+            if name in ("gptq", "int4_weight_only", "mixed")
+            else []
+        )
         config = compose(overrides=[f"+compression/quantization={name}", *grouped])
     method = instantiate(config.compression.quantization, _convert_="all")
     model, batch = make_backbone(2), make_batch()
