@@ -5,6 +5,7 @@ Source: Zafrir et al. (2019), https://arxiv.org/abs/1910.06188
 
 from torch import nn
 
+from effnlp.compression.quantization.backends import check_backend, use_backend
 from effnlp.compression.quantization.integer import quantize_tables
 from effnlp.compression.quantization.products import DynamicInt8Linear, need_exact_products
 from effnlp.method import note
@@ -14,7 +15,7 @@ REQUIRES = {"finish": ("linear_layers", "float_linear_layers", "embeddings")}
 REMOVES = {"finish": ("float_linear_layers", "trainable_weights")}
 
 
-def quantize_dynamically(model: nn.Module, embeddings: bool = True) -> nn.Module:
+def quantize_dynamically(model: nn.Module, embeddings: bool = True, backend: str = "auto") -> nn.Module:
     """Turn every linear layer of the encoder into an integer one, in place; the head stays float.
 
     Unlike the paper, nothing is trained with the rounding, and norms and softmax stay float. A text's logits
@@ -23,15 +24,20 @@ def quantize_dynamically(model: nn.Module, embeddings: bool = True) -> nn.Module
 
     Args:
         embeddings: Keep the embedding tables in int8, too; their rows become floats when they are read.
+        backend: Who multiplies: ``reference``, ``torch``, or ``auto``, the fastest that this machine has; the numbers
+            are the same.
 
     Raises:
-        ValueError: If the encoder has no linear layer or, with ``embeddings``, no table.
+        ValueError: If this machine lacks the back-end, or the encoder has no linear layer or, with ``embeddings``,
+            no table.
         RuntimeError: If the integer products of this machine are wrong.
     """
     need_exact_products()
+    check_backend(backend)
     linears = encoder_layers(model, nn.Linear)
     table_weights = quantize_tables(model) if embeddings else 0
     replace_layers(model, linears.values(), DynamicInt8Linear)
     weights = sum(linear.weight.numel() for linear in linears.values()) + table_weights
-    note(model, "compression/quantization", {"layers": len(linears), "int8_weights": weights})
+    noted = {"layers": len(linears), "int8_weights": weights, **use_backend(model, backend)}
+    note(model, "compression/quantization", noted)
     return model

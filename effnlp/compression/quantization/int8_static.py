@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from effnlp.compression.quantization.backends import check_backend, use_backend
 from effnlp.compression.quantization.integer import LARGEST, quantize_tables
 from effnlp.compression.quantization.moment import check_texts
 from effnlp.compression.quantization.observers import check_observer, input_histograms, range_by
@@ -34,9 +35,11 @@ class Int8Static:
         percentile: That of the magnitudes, above 0, at most 100; for that observer alone.
         calibration_texts: How many training texts are read.
         embeddings: Keep the embedding tables in int8.
+        backend: Who multiplies: ``reference``, ``torch``, or ``auto``, the fastest that this machine has; the numbers
+            are the same.
 
     Raises:
-        ValueError: If a value is outside its range.
+        ValueError: If a value is outside its range, or this machine lacks the back-end.
     """
 
     def __init__(
@@ -45,11 +48,13 @@ class Int8Static:
         percentile: float = 99.99,
         calibration_texts: int = 128,
         embeddings: bool = True,
+        backend: str = "auto",
     ) -> None:
         if not 0 < percentile <= 100:
             raise ValueError(f"percentile must be above 0 and at most 100, got {percentile}")
         self.observer, self.percentile = check_observer(observer), percentile
         self.calibration_texts, self.embeddings = check_texts(calibration_texts), embeddings
+        self.backend = check_backend(backend)
         self._ranges: dict[str, float] | None = None
 
     def calibrate(self, model: nn.Module, batches: list[Batch]) -> None:
@@ -82,7 +87,12 @@ class Int8Static:
         for name, linear in linears.items():
             replace_layers(model, [linear], partial(_integer_layer, scale=scales.get(name)))
         dynamic = sum(name not in scales for name in linears)
-        noted = {"layers": len(linears), "int8_weights": weights, "layers_without_inputs": dynamic}
+        noted: dict[str, float] = {
+            "layers": len(linears),
+            "int8_weights": weights,
+            "layers_without_inputs": dynamic,
+        }
+        noted |= use_backend(model, self.backend)
         note(model, "compression/quantization", noted)
         self._ranges = None
         return model

@@ -3,9 +3,12 @@
 Legend: I width in, O width out, R rows (the tokens of all texts of a batch).
 """
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
+from effnlp.compression.quantization.backends import PackedWeights, integer_products_are_exact, usable
 from effnlp.compression.quantization.integer import LARGEST, quantize_rows
 
 ROWS_AT_ONCE = 256
@@ -26,6 +29,8 @@ class DynamicInt8Linear(nn.Module):
 
     integers: Tensor
     scales: Tensor
+    packed: PackedWeights | None = None
+    """Set by :func:`effnlp.compression.quantization.backends.use_backend`."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -38,6 +43,8 @@ class DynamicInt8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, I) to (…, O)."""
         rows = x.detach().reshape(-1, self.in_features).float()  # (R, I)
+        if (packed := usable(self.packed, rows)) is not None:
+            return self._by_packed(packed, rows).view(*x.shape[:-1], self.out_features).to(x.dtype)
         out = rows.new_empty(rows.shape[0], self.out_features)  # (R, O)
         if len(rows) <= ROWS_AT_ONCE:
             self._fill(out, rows)
@@ -50,11 +57,25 @@ class DynamicInt8Linear(nn.Module):
         """The same answers from all rows at once."""
         return _AllAtOnce(self)
 
+    def _by_packed(self, packed: PackedWeights, rows: Tensor) -> Tensor:
+        numbers, scales = round_rows(rows)
+        return self._scale(packed.product(numbers, self.integers, self.scales), scales)
+
+    def _scale(self, out: Tensor, scales: Tensor) -> Tensor:
+        """``out`` (R, O) times the scales of its rows, and the bias, in place."""
+        return out.mul_(scales) if self.bias is None else torch.addcmul(self.bias, out, scales, out=out)
+
     def _fill(self, out: Tensor, rows: Tensor) -> None:
         integers, scales = quantize_rows(rows)
-        out.copy_(torch._int_mm(integers, self.integers.t())).mul_(scales).mul_(self.scales)
-        if self.bias is not None:
-            out.add_(self.bias)
+        out.copy_(torch._int_mm(integers, self.integers.t())).mul_(self.scales)
+        self._scale(out, scales)
+
+
+def round_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The integers of :func:`quantize_rows` as floats (R, I), and the scales (R, 1), in fewer passes."""
+    largest = torch.maximum(rows.amax(1, keepdim=True), rows.amin(1, keepdim=True).neg_())
+    scales = largest.div_(LARGEST).clamp_min_(torch.finfo(rows.dtype).tiny)  # (R, 1)
+    return torch.div(rows, scales).round_(), scales
 
 
 class _AllAtOnce(nn.Module):
@@ -68,8 +89,9 @@ class _AllAtOnce(nn.Module):
         """(…, I) to (…, O)."""
         rows = x.reshape(-1, self.layer.in_features).float()  # (R, I)
         integers, scales = quantize_rows(rows)
-        product = torch._int_mm(integers, self.layer.integers.t()) * scales * self.layer.scales  # (R, O)
-        out = product if self.layer.bias is None else product + self.layer.bias
+        out = torch._int_mm(integers, self.layer.integers.t()) * self.layer.scales  # (R, O)
+        bias = self.layer.bias
+        out = out * scales if bias is None else torch.addcmul(bias, out, scales)
         return out.view(*x.shape[:-1], self.layer.out_features).to(x.dtype)
 
 
@@ -88,6 +110,8 @@ class StaticInt8Linear(nn.Module):
     integers: Tensor
     scales: Tensor
     input_scale: Tensor
+    packed: PackedWeights | None = None
+    """Set by :func:`effnlp.compression.quantization.backends.use_backend`."""
 
     def __init__(self, linear: nn.Linear, scale: float) -> None:
         super().__init__()
@@ -101,16 +125,20 @@ class StaticInt8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, I) to (…, O)."""
         rows = x.detach().reshape(-1, self.in_features).float()  # (R, I)
-        integers = torch.div(rows, self.input_scale).round_().clamp_(-LARGEST, LARGEST).to(torch.int8)
-        out = torch._int_mm(integers, self.integers.t()) * (self.input_scale * self.scales)  # (R, O)
-        out = out if self.bias is None else out + self.bias
+        numbers = torch.div(rows, self.input_scale).round_().clamp_(-LARGEST, LARGEST)
+        if (packed := usable(self.packed, rows)) is not None:
+            out = packed.product(numbers, self.integers, self.scales, self.input_scale, self.bias)
+        else:
+            product = torch._int_mm(numbers.to(torch.int8), self.integers.t())
+            out = product * (self.input_scale * self.scales)  # (R, O)
+            out = out if self.bias is None else out + self.bias
         return out.view(*x.shape[:-1], self.out_features).to(x.dtype)
 
-
-def integer_products_are_exact() -> bool:
-    """Whether this machine sums up int8 products without saturating, as x86 before VNNI does in 16 bits."""
-    largest = torch.full((32, 64), 127, dtype=torch.int8)
-    return bool((torch._int_mm(largest, -largest.t()) == -64 * 127 * 127).all())
+    def for_export(self) -> nn.Module:
+        """The same answers by plain products."""
+        plain = copy.copy(self)
+        plain.packed = None
+        return plain
 
 
 def need_exact_products() -> None:

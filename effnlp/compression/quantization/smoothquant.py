@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from effnlp.compression.inputs import input_moments, of_equal_length
+from effnlp.compression.quantization.backends import check_backend, use_backend
 from effnlp.compression.quantization.integer import quantize_tables
 from effnlp.compression.quantization.moment import check_texts
 from effnlp.compression.quantization.packed import weights_in
@@ -158,16 +159,25 @@ class SmoothQuant:
         alpha: How much of the outliers goes into the weights, in [0, 1].
         calibration_texts: How many training texts are read.
         embeddings: Keep the embedding tables in int8.
+        backend: Who multiplies: ``reference``, ``torch``, or ``auto``, the fastest that this machine has; the numbers
+            are the same.
 
     Raises:
-        ValueError: If a value is outside its range.
+        ValueError: If a value is outside its range, or this machine lacks the back-end.
     """
 
-    def __init__(self, alpha: float = 0.5, calibration_texts: int = 128, embeddings: bool = True) -> None:
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        calibration_texts: int = 128,
+        embeddings: bool = True,
+        backend: str = "auto",
+    ) -> None:
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must be in [0, 1], got {alpha}")
         self.alpha = alpha
         self.calibration_texts, self.embeddings = check_texts(calibration_texts), embeddings
+        self.backend = check_backend(backend)
         self._largest: dict[str, Tensor] | None = None
         self._folds: dict[str, list[str]] = {}
 
@@ -193,8 +203,12 @@ class SmoothQuant:
         tables = quantize_tables(model) if self.embeddings else 0
         linears = encoder_layers(model, nn.Linear)
         replace_layers(model, linears.values(), DynamicInt8Linear)
-        noted = {"layers": len(linears), "int8_weights": weights_in(linears.values()) + tables}
+        noted: dict[str, float] = {
+            "layers": len(linears),
+            "int8_weights": weights_in(linears.values()) + tables,
+        }
         noted |= {f"{how}_layers": count for how, count in smoothed.items()}
+        noted |= use_backend(model, self.backend)
         note(model, "compression/quantization", noted)
         self._largest, self._folds = None, {}
         return model
