@@ -37,6 +37,7 @@ CAPABILITIES = {
     "token_sequence": "an encoder that reads one embedding for each token, before which others can be put",
     "both_directions": "a token may be mixed with those that follow it",
     "next_tokens": "no token sees one that follows it, so that the next one can be predicted",
+    "continued_texts": "a language model, which reads on from what it keeps of a text",
     "classes": "the task is to tell classes apart, not to give a number",
     "single_task": "one task is learned, with one head",
     "pretrained_weights": "weights that were trained before it is fine-tuned",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytorch_lightning import Callback
 
 REQUIRES = {"build": ("next_tokens",)}
+PROVIDES = {"build": ("continued_texts",)}
 REMOVES = {"build": ("classes",)}
 
 

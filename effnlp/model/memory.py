@@ -95,6 +95,14 @@ class Slots:
                 room[row, :, start:end] = new[row, :, : end - start]
         return room[:, :, : self.size]
 
+    def taken(self, rows: Tensor, count: int) -> Tensor:
+        """The first ``count`` slots (N, K, count, E) of the texts ``rows``; what follows moves up to slot 0."""
+        assert self._room is not None
+        self._room = self._room.clone()  # what was given out before is still to be read
+        whole = self._room[rows]  # (N, K, slots, E), a copy
+        self._room[rows, :, : whole.shape[2] - count] = whole[:, :, count:]
+        return whole[:, :, :count]
+
     def _with_room(self, new: Tensor, size: int) -> Tensor:
         if self._room is None:
             batch, heads, _, width = new.shape
@@ -107,6 +115,11 @@ class Slots:
         """As of :class:`Memory`."""
         if self._room is not None:
             self._room = self._room[rows.to(self._room.device)]
+
+    @property
+    def width(self) -> int:
+        """E; 0 before the first token."""
+        return 0 if self._room is None else self._room.shape[3]
 
     @property
     def bytes(self) -> int:
@@ -135,6 +148,11 @@ class KeysAndValues:
     def bytes(self) -> int:
         """As of :class:`Memory`."""
         return self._keys.bytes + self._values.bytes
+
+    @property
+    def width(self) -> int:
+        """E; 0 before the first token."""
+        return self._keys.width
 
 
 @dataclass(frozen=True)
