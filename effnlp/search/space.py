@@ -16,14 +16,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, RangeSweep
 
 from effnlp.compose import ConfigError
-from effnlp.menu import conf_dir, suggest
+from effnlp.menu import choice_names, conf_dir, read_choice, suggest
 from effnlp.search.grammar import globbed, in_grammar, key_of, meaning, parse_override
 
 Condition = tuple[str, str]
@@ -272,7 +272,8 @@ def parse(
     """The space of a file and a command line, and the overrides that are fixed in every trial.
 
     A plain override fixes a dimension of the file; a comma list, ``interval()``, ``range()`` or ``glob()``
-    replaces it.
+    replaces it. One of a key that only some of the choices of a dimension have is a setting of these choices
+    (``compression/distillation=none,logits compression.distillation.teacher=DIR``).
 
     Args:
         dimensions: The key ``dimensions`` of a config of the group ``search/space``.
@@ -297,11 +298,33 @@ def parse(
         left = _conditions_left(dimension.conditions, values, offered)
         if dimension.key not in typed and left is not None:
             kept.append(_under(dimension, left))
+    settings = {
+        text: _settings(text.partition("=")[0], text.partition("=")[2], [*swept, *kept], where)
+        for text in fixed
+    }
+    fixed = [text for text in fixed if not settings[text]]
     # Stable: what a condition is about comes before it.
-    ordered = sorted([*swept, *kept], key=lambda d: len(d.conditions))
+    ordered = sorted([*swept, *kept, *chain(*settings.values())], key=lambda d: len(d.conditions))
     ordered = [_with_conditions_as_typed(d, ordered) for d in ordered]
     _check_names(ordered)
     return Space(tuple(ordered)), fixed
+
+
+def _settings(
+    key: str, value: str, dimensions: Sequence[Dimension], folders: Sequence[Path]
+) -> list[Dimension]:
+    """The settings that a fixed value is, where only some of the choices of a dimension have such a key; else none."""
+    for dimension in dimensions:
+        prefix = dimension.key.replace("/", ".") + "."
+        names = choice_names(dimension.key, folders)
+        if dimension.conditions or not key.startswith(prefix) or not names:
+            continue
+        first = key.removeprefix(prefix).partition(".")[0]
+        choices = [choice for choice in dimension.choices if choice in names]
+        having = [choice for choice in choices if first in read_choice(dimension.key, choice, folders).keys]
+        if 0 < len(having) < len(dimension.choices):
+            return [Dimension(key, (value,), condition=(dimension.key, choice)) for choice in having]
+    return []
 
 
 def _conditions_left(

@@ -389,3 +389,25 @@ def test_a_space_survives_json():
         space, _ = parse(file, [])
         entries = json.loads(json.dumps([asdict(d) for d in space.dimensions]))
         assert Space(tuple(Dimension(**entry) for entry in entries)) == space
+
+
+@pytest.mark.parametrize("file", [{}, {"compression/distillation": "none,logits,hidden"}])
+def test_a_value_of_a_key_that_some_choices_lack_is_set_where_it_is_there(file):
+    """A teacher, say: it needs no dimension of its own."""
+    typed = [] if file else ["compression/distillation=none,logits,hidden"]
+    teacher = "['model=pretrained','trainer.epochs=2']"
+    space, fixed = parse(file, [*typed, f"compression.distillation.teacher={teacher}", "trainer.epochs=1"])
+    assert fixed == ["trainer.epochs=1"]
+    found = {point["compression/distillation"]: point for point in space.points()}
+    assert len(found) == 3
+    assert "compression.distillation.teacher" not in found["none"]
+    assert {found[name]["compression.distillation.teacher"] for name in ("logits", "hidden")} == {teacher}
+    assert space.combinations() == 3
+
+
+def test_a_value_of_a_key_that_all_choices_have_or_none_stays_as_it_is_typed():
+    of_all = "compression.distillation.alpha=0.3"
+    _, fixed = parse({}, ["compression/distillation=logits,hidden", of_all])
+    assert fixed == [of_all]
+    _, fixed = parse({}, ["compression/distillation=none,logits", "compression.distillation.tutor=x"])
+    assert fixed == ["compression.distillation.tutor=x"], "and is refused when it is composed"
