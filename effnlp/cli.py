@@ -25,6 +25,7 @@ VERBS = {
     "compare": ("effnlp.compare", "main", "better, worse or undecided: differences with intervals"),
     "pick": ("effnlp.pick", "main", "the best configuration within limits, as a folder with its model"),
     "predict": ("effnlp.predict", "main", "label texts with a model that was picked"),
+    "generate": ("effnlp.generation.command", "main", "continue texts with a language model"),
     "delta": ("effnlp.deltas", "main", "what a run adds to its frozen base: show it, export it"),
     "reproduce": (
         "effnlp.reproduce.command",

@@ -21,6 +21,7 @@ VERBS_OF_OPTIONS = {
     "carbon": "effnlp.carbon.command",
     "dashboard": "effnlp.dashboard.command",
     "delta": "effnlp.deltas",
+    "generate": "effnlp.generation.command",
     "pick": "effnlp.pick",
     "predict": "effnlp.predict",
     "reproduce": "effnlp.reproduce.command",

@@ -10,6 +10,7 @@ import torch
 
 from effnlp.compare import main as compare_main
 from effnlp.evaluation.predictions import load_predictions
+from effnlp.generation.command import main as generate_main
 from effnlp.model.packaged import read_package
 from effnlp.model.storage import Deployed
 from effnlp.pick import main as pick_main
@@ -239,3 +240,27 @@ def test_a_pretrained_decoder_is_fine_tuned_and_its_first_token_is_given(tiny_fa
     assert record.values["val/bits_per_byte"] == pytest.approx(
         float(kept.logits[:, 0].sum()) / math.log(2) / float(kept.labels.sum())
     )
+
+
+def test_a_run_says_what_a_new_token_costs_and_how_much_less_is_kept_in_few_bits(learn, capsys):
+    scenario = ("evaluation/scenarios=[generation]", "evaluation.scenarios.generation.prompt_tokens=8",
+                "evaluation.scenarios.generation.new_tokens=17")  # fmt: skip
+    rounded = ("compression/quantization=kv_cache", "compression.quantization.group_size=8",
+               "compression.quantization.recent=8", "compression.quantization.bits=2")  # fmt: skip
+    plain, small = learn(*scenario), learn(*scenario, *rounded)
+    assert (plain.status, small.status) == ("completed", "completed"), (plain.message, small.message)
+    values = plain.values
+    layers, width, tokens = 2, 128, 8 + 17 - 1
+    assert values["infer/generation/cache_bytes"] == 2 * layers * width * tokens * 4
+    groups = 2 * (width * 8 * 2 // 8) + 8 * width + 8 * 8 * 2 * (64 // 8)
+    assert small.values["infer/generation/cache_bytes"] == layers * (2 * groups + 2 * width * 8 * 4)
+    assert small.values["model/bytes"] == values["model/bytes"]
+    assert small.values["val/loss"] != values["val/loss"]
+    assert small.values["val/loss"] == pytest.approx(values["val/loss"], rel=0.3)
+    for record in (plain, small):
+        assert record.values["infer/generation/decode_flops_per_token"] > 0
+        assert "infer/generation/decode_seconds_per_token" in {**record.values, **record.absent}
+        asked = record.folder / "asked.txt"
+        asked.write_text("the film was\nan awful\n")
+        assert generate_main([str(record.folder), "--file", str(asked), "--tokens", "5"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 2

@@ -50,7 +50,7 @@ def score(
 
 
 def refuse_sets(settings: Mapping[str, Any], task: Task) -> None:
-    """Ask the chosen quality, robustness and fairness evaluations whether they can be done on this task.
+    """Ask the chosen quality, robustness and fairness evaluations, and the scenarios, whether they can be done on this task.
 
     It is asked before the training: a module that has something to say has a function ``refuse``
     (:func:`ask_to_refuse`). Robustness and fairness compare classes.
@@ -60,7 +60,7 @@ def refuse_sets(settings: Mapping[str, Any], task: Task) -> None:
     """
     if settings.get("reference"):
         refuse_language("evaluation.reference", task)
-    for group in ("quality", *SETS):
+    for group in ("quality", *SETS, "scenarios"):
         for name, config in settings[group].items():
             if group in SETS and name != "none":
                 refuse_language(f"evaluation/{group}={name}", task)
