@@ -50,7 +50,7 @@ def score(
 
 
 def refuse_sets(settings: Mapping[str, Any], task: Task) -> None:
-    """Ask the chosen quality, robustness and fairness evaluations, and the scenarios, whether they can be done on this task.
+    """Ask the chosen evaluations of quality, robustness and fairness, and the scenarios, whether the task allows them.
 
     It is asked before the training: a module that has something to say has a function ``refuse``
     (:func:`ask_to_refuse`). Robustness and fairness compare classes.

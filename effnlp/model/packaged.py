@@ -70,7 +70,8 @@ class Packaged:
         outputs, cut = self._outputs(texts, pairs)  # (N, 1)
         if outputs.shape[1] != 1:
             raise ValueError(
-                "the model predicts next tokens: it gives neither labels nor a number for a text"
+                "the model predicts next tokens: it gives neither labels nor a number for a text; effnlp generate "
+                "continues texts"
             )
         return outputs.double(), cut
 
