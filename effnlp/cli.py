@@ -26,6 +26,8 @@ VERBS = {
     "pick": ("effnlp.pick", "main", "the best configuration within limits, as a folder with its model"),
     "predict": ("effnlp.predict", "main", "label texts with a model that was picked"),
     "generate": ("effnlp.generation.command", "main", "continue texts with a language model"),
+    "export": ("effnlp.export", "main", "a model as a folder that runs without effnlp: torch or ONNX"),
+    "bench": ("effnlp.bench", "main", "latency, throughput and size of a model as it is deployed"),
     "delta": ("effnlp.deltas", "main", "what a run adds to its frozen base: show it, export it"),
     "reproduce": (
         "effnlp.reproduce.command",

@@ -16,11 +16,13 @@ VERBS_OF_OVERRIDES = {"run": ("run",), "check": ("run",), "sweep": ("run", "swee
 """Verbs that take overrides, and the configs at the top that they compose."""
 
 VERBS_OF_OPTIONS = {
+    "bench": "effnlp.bench",
     "compare": "effnlp.compare",
     "sync": "effnlp.tracking.sync",
     "carbon": "effnlp.carbon.command",
     "dashboard": "effnlp.dashboard.command",
     "delta": "effnlp.deltas",
+    "export": "effnlp.export",
     "generate": "effnlp.generation.command",
     "pick": "effnlp.pick",
     "predict": "effnlp.predict",

@@ -107,7 +107,7 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     # Imported late, so that help and completion stay quick.
-    from effnlp.model.export import ExportError
+    from effnlp.model.stages import ExportError
 
     try:
         return _pick(options)
@@ -215,7 +215,8 @@ def refuse_export(candidate: "Candidate") -> None:
         ExportError: If one of its methods makes the compute depend on the texts.
         ModuleNotFoundError: If a package for ONNX is missing.
     """
-    from effnlp.model.export import ExportError, data_dependent, need_packages, why_not
+    from effnlp.model.export import data_dependent, need_packages, why_not
+    from effnlp.model.stages import ExportError
 
     need_packages("onnx", "onnxscript", "onnxruntime")
     for name, target in _targets(candidate.runs[0].record.config):

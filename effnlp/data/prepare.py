@@ -278,7 +278,7 @@ def _encode(
     settings: Any = {name: model_config.get(name) for name in model.tokenizer_keys}
     if ready is not None:
         settings = hashlib.sha256(pickle.dumps(ready)).hexdigest()
-    code = code_version(module, "effnlp.data.encodings", "effnlp.model.subwords")
+    code = code_version(module, "effnlp.data.encodings", "effnlp.model.subwords", "effnlp.model.ngrams")
     tables = {split: train if split == "train" else task.splits[split] for split in SPLITS}
     tables |= {f"companion-{i}": one.splits["validation"] for i, one in enumerate(companions)}
     others = [table_fingerprint(table) for name, table in tables.items() if name != "train"]

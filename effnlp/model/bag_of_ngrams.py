@@ -5,9 +5,7 @@ Source: Joulin et al. (2016), https://arxiv.org/abs/1607.01759
 Legend: B batch, T n-grams of the longest text, D width, R rows of the table.
 """
 
-import re
 from collections.abc import Sequence
-from hashlib import blake2b
 from typing import ClassVar
 
 import numpy as np
@@ -17,56 +15,11 @@ from torch import Tensor, nn
 
 from effnlp.data.encodings import Batch, Encodings
 from effnlp.model.classifier import Classifier
+from effnlp.model.ngrams import PAD_ID, Hashed, ids_of
 
 PROVIDES = {"build": ("embeddings", "trainable_weights", "uninterrupted_training")}
 
-PAD_ID = 0
-TOKEN = re.compile(r"\w+|[^\w\s]")
-FIRST_SALT, SECOND_SALT = 0x51, 0xA7  # the first and the second text of a pair share no n-gram
-
 GAIN = 30.0  # on the mean of many small rows: brings it to the size that suits the head's learning rate
-
-Grams = tuple[np.ndarray, np.ndarray]
-"""(G,) int64 the text of each n-gram, in order; (G,) uint64 its hash."""
-
-
-def mix(values: np.ndarray) -> np.ndarray:
-    """Scramble (…) uint64 one to one (the finaliser of SplitMix64), so that any bits may be taken."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-def word_hashes(words: Sequence[str]) -> np.ndarray:
-    """(W,) uint64, the same in every process: 8 bytes of BLAKE2 of each word."""
-    known: dict[str, int] = {}
-    for word in words:
-        if word not in known:
-            digest = blake2b(word.encode("utf-8", "replace"), digest_size=8).digest()
-            known[word] = int.from_bytes(digest, "little")
-    return np.fromiter((known[word] for word in words), dtype=np.uint64, count=len(words))
-
-
-def ngram_hashes(words: np.ndarray, text: np.ndarray, ngrams: int, salt: int) -> Grams:
-    """Hashes of all n-grams of 1 to ``ngrams`` words that lie within one text.
-
-    Args:
-        words: (W,) uint64 hashes of the words of all texts, one text after another.
-        text: (W,) int64, the text of each word.
-        ngrams: Longest n-gram in words.
-        salt: Different salts give different hashes for the same words.
-    """
-    current = mix(words ^ np.uint64(salt))  # (W,)
-    found, owners = [current], [text]
-    for n in range(2, ngrams + 1):
-        # The hash of n words from that of the n - 1 before the last one; the order of words matters.
-        current = mix(current[:-1] * np.uint64(0x9E3779B97F4A7C15) + words[n - 1 :])  # (W - n + 1,)
-        inside = text[: len(current)] == text[n - 1 :]
-        found.append(current[inside])
-        owners.append(text[: len(current)][inside])
-    owner = np.concatenate(owners)
-    order = np.argsort(owner, kind="stable")
-    return owner[order], np.concatenate(found)[order]
 
 
 class NgramTokenizer:
@@ -94,7 +47,7 @@ class NgramTokenizer:
 
     def fit(self, texts: Sequence[str], pairs: Sequence[str] | None, min_count: int) -> "NgramTokenizer":
         """Keep the buckets that at least ``min_count`` n-grams of the training texts fall into."""
-        _, bucket, _ = self._buckets(texts, pairs)
+        _, bucket, _ = self._hashed.of(texts, pairs)
         found, count = np.unique(bucket, return_counts=True)
         self.kept = found[count >= min_count]
         if not len(self.kept):
@@ -103,39 +56,12 @@ class NgramTokenizer:
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encodings:
         """Ids of the n-grams of each text (and of its partner); a text without a known one is one pad."""
-        owner, bucket, truncated = self._buckets(texts, pairs)
-        row = np.searchsorted(self.kept, bucket)  # (G,)
-        known = self.kept[np.minimum(row, len(self.kept) - 1)] == bucket
-        owner, ids = owner[known], row[known] + 1
-        length = np.bincount(owner, minlength=len(texts))  # (N,)
-        # An empty text becomes one pad, which the bag does not count.
-        empty = np.flatnonzero(length == 0)
-        offsets = np.concatenate([[0], np.cumsum(length)])
-        ids = np.insert(ids, offsets[empty], PAD_ID)
-        offsets = np.concatenate([[0], np.cumsum(np.maximum(length, 1))])
-        return Encodings(ids.astype(np.int32), offsets.astype(np.int64), None, PAD_ID, truncated)
+        ids, offsets, truncated = ids_of(self._hashed, self.kept, texts, pairs)
+        return Encodings(ids, offsets, None, PAD_ID, truncated)
 
-    def _buckets(
-        self, texts: Sequence[str], pairs: Sequence[str] | None
-    ) -> tuple[np.ndarray, np.ndarray, int]:
-        """(G,) text and (G,) bucket of each n-gram, ordered by text; how many texts were cut."""
-        sides = [(texts, FIRST_SALT)] if pairs is None else [(texts, FIRST_SALT), (pairs, SECOND_SALT)]
-        owners, hashes, was_cut = [], [], np.zeros(len(texts), dtype=bool)
-        for side, salt in sides:
-            if len(side) != len(texts):
-                raise ValueError(f"{len(texts)} texts have {len(side)} partners")
-            split = [TOKEN.findall(text.lower()) for text in side]
-            was_cut |= np.fromiter((len(words) > self.max_length for words in split), bool, len(split))
-            split = [words[: self.max_length] for words in split]
-            text = np.repeat(np.arange(len(split)), [len(words) for words in split])
-            words = word_hashes([word for words in split for word in words])
-            owner, found = ngram_hashes(words, text, self.ngrams, salt)
-            owners.append(owner)
-            hashes.append(found)
-        owner = np.concatenate(owners)
-        order = np.argsort(owner, kind="stable")
-        bucket = (np.concatenate(hashes)[order] % np.uint64(self.buckets)).astype(np.int64)
-        return owner[order], bucket, int(was_cut.sum())
+    @property
+    def _hashed(self) -> Hashed:
+        return Hashed(self.ngrams, self.buckets, self.max_length)
 
 
 class NgramEncoder(nn.Module):

@@ -11,10 +11,9 @@ Legend: B texts of a batch, T tokens of the longest, C classes, D width.
 import contextlib
 import copy
 import importlib.util
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from effnlp.data.encodings import Batch
+from effnlp.model.stages import INPUTS, ExportError, Stage, cut, quiet, user_of
 from effnlp.model.storage import Deployed
 
 TOLERANCE = 1e-4
 """Largest difference of a logit that is put down to another order of summation."""
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-
 LONGEST_CHECKED = 64
 CHECKED = ((1, 1), (1, LONGEST_CHECKED), (2, 3), (7, 17), (32, 40))
 """Batches on which the file is compared with the model: texts, and tokens of the longest."""
-
-
-class ExportError(ValueError):
-    """The model cannot be exported; the message says why."""
 
 
 class MeanOfRows(nn.Module):
@@ -57,19 +51,6 @@ class MeanOfRows(nn.Module):
         counts = torch.ones_like(ids) if self.padding_idx is None else (ids != self.padding_idx).to(ids.dtype)
         weights = counts.unsqueeze(-1).to(rows.dtype)  # (B, T, 1)
         return (rows * weights).sum(1) / weights.sum(1).clamp_min(1)  # (B, D)
-
-
-class _ByName(nn.Module):
-    """Takes the tensors of a batch one by one, as a graph has its inputs."""
-
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.model = model
-        self.names = names
-
-    def forward(self, *tensors: Tensor) -> Tensor:
-        """Logits (B, C)."""
-        return self.model(dict(zip(self.names, tensors, strict=True)))
 
 
 def refusal(model: nn.Module) -> str | None:
@@ -145,7 +126,7 @@ def export_onnx(deployed: Deployed, path: Path) -> float:
         raise ExportError(why)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        _trace(deployed).save(beside)
+        to_onnx(cut(export_form(deployed.model), *examples(deployed)).stages[0]).save(beside)
         difference = compare(deployed, load_onnx(beside))
         if not difference <= tolerance(deployed.model):
             raise ExportError(
@@ -163,32 +144,47 @@ def tolerance(model: nn.Module) -> float:
     return max(float(getattr(module, "export_tolerance", TOLERANCE)) for module in model.modules())
 
 
-def _trace(deployed: Deployed) -> Any:
-    """The model as an ``onnx`` program of torch's exporter."""
-    example = random_batch(deployed, 3, 11, seed=0)
-    names = [name for name in INPUTS if name in example]
-    free = tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in names)
-    with _quiet(), torch.no_grad():
+def examples(deployed: Deployed) -> tuple[Batch, Batch]:
+    """Two batches that differ in the number of texts and of tokens."""
+    longest = min(11, int(deployed.tokenizer.max_length))
+    return random_batch(deployed, 3, longest, 0), random_batch(deployed, 5, max(longest - 4, 1), 1)
+
+
+def to_onnx(stage: Stage) -> Any:
+    """A graph as an ``onnx`` program of torch's exporter.
+
+    Raises:
+        ExportError: If an operator has no ONNX form; names it, and the method that it comes from.
+    """
+    with quiet(), torch.no_grad():
         try:
             program = torch.onnx.export(
-                _ByName(export_form(deployed.model), names),
-                tuple(example[name] for name in names),
+                stage.program,
+                input_names=stage.reads,
+                output_names=stage.gives,
                 dynamo=True,
-                dynamic_shapes=(free,),
-                input_names=names,
-                output_names=["logits"],
                 custom_translation_table=_translations(),
                 optimize=False,  # it would turn weights in int8 into floats; runtimes optimise when they load
                 verbose=False,
             )
-        except Exception as error:  # whatever a tracer trips over is a model that cannot be traced
-            cause = error.__cause__ or error
-            said = str(cause).strip().splitlines() or [type(cause).__name__]
-            raise ExportError(f"{type(deployed.model).__name__} cannot be traced: {said[0]}") from error
+        except Exception as error:  # its errors have no common base
+            raise ExportError(_untranslated(stage, error)) from error
     assert program is not None
     for node in program.model.graph:
         node.metadata_props.clear()  # where in which source each operator was traced
     return program
+
+
+def _untranslated(stage: Stage, error: BaseException) -> str:
+    causes, cause = [str(error)], error.__cause__
+    while cause is not None:
+        causes.append(str(cause))
+        cause = cause.__cause__
+    operator = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", "\n".join(causes))
+    if operator is None:
+        return f"there is no ONNX form of the model: {(causes[-1].strip().splitlines() or ['?'])[0]}"
+    user = user_of(stage.program, operator[1])
+    return f"the operator {operator[1]} has no ONNX form" + (f"; {user} computes with it" if user else "")
 
 
 def _translations() -> dict[Any, Callable[..., Any]]:
@@ -199,22 +195,6 @@ def _translations() -> dict[Any, Callable[..., Any]]:
         return opset18.MatMulInteger(left, right)
 
     return {torch.ops.aten._int_mm.default: integer_product}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporter says about itself."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    before = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
 
 
 def random_batch(deployed: Deployed, texts: int, longest: int, seed: int) -> Batch:

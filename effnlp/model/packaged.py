@@ -2,8 +2,8 @@
 
 It holds ``model.json`` (what it is), the weights (``deployed.pt``, or ``model.onnx`` with the tokenizer in
 ``tokenizer.pickle``) and can be moved anywhere. The folder of a run, with its ``deployed.pt`` or with its
-``delta.safetensors`` alone, is read alike; for the latter the base is built anew.
-Weights and tokenizer hold code by reference: read only what you trust.
+``delta.safetensors`` alone, is read alike (for the latter the base is built anew), and so is one of
+:mod:`effnlp.model.exported`. Weights and tokenizer hold code by reference: read only what you trust.
 
 Legend: N texts, C classes.
 """
@@ -22,12 +22,16 @@ from torch import Tensor, nn
 
 from effnlp.data.encodings import Batch
 from effnlp.model.delta import FILE as DELTA
-from effnlp.model.export import ExportError, export_onnx, load_onnx
+from effnlp.model.export import export_onnx, load_onnx
+from effnlp.model.stages import ExportError
 from effnlp.model.storage import Deployed
 from effnlp.record import write_atomically
 
 SCHEMA = 1
 """Version of the folder's layout. Raised when an older effnlp could not read it."""
+
+NEWEST = 2
+"""The newest layout that is read: exported folders have it."""
 
 DESCRIPTION = "model.json"
 WEIGHTS = {"torch": "deployed.pt", "onnx": "model.onnx"}
@@ -43,12 +47,14 @@ class Packaged:
         labels: Names of the classes; empty: it gives a number.
         is_pair: Whether it reads pairs of texts.
         answer: Maps a batch to logits.
+        runtime: What computes the answers: ``torch``, ``torch.export`` or ``onnxruntime``.
     """
 
     tokenizer: Any
     labels: tuple[str, ...]
     is_pair: bool
     answer: Callable[[Batch], Tensor]
+    runtime: str = "torch"
 
     def probabilities(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> tuple[Tensor, int]:
         """Probabilities (N, C), and how many texts were cut because they are longer than the model reads.
@@ -135,30 +141,56 @@ def read_package(folder: Path) -> Packaged:
         ModuleNotFoundError: If it holds an ONNX file and onnxruntime is not installed.
     """
     if not (folder / DESCRIPTION).is_file():
-        if (folder / WEIGHTS["torch"]).is_file():
-            return _of(_load(folder / WEIGHTS["torch"]))
-        if (folder / DELTA).is_file():
-            from effnlp.serving import (
-                load_delta,
-            )  # late: it needs what trains a model, and most folders do not
-
-            return _of(load_delta(folder))
-        raise ValueError(
-            f"{folder} holds no model ({DESCRIPTION} or {WEIGHTS['torch']}); effnlp pick DIR --into FOLDER writes one"
-            if folder.is_dir()
-            else f"there is no folder {folder}"
-        )
+        return _of(_of_run(folder))
     content = _description(folder)
+    labels, is_pair = tuple(content["labels"]), content["is_pair"]
     for name, digest in content["files"].items():
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is not whole: {name} is not there")
         if _sha256(folder / name) != digest:
             raise ValueError(f"{folder / name} is damaged: it is not the file that {DESCRIPTION} names")
+    if "stages" in content:
+        from effnlp.model.exported import read_exported  # late: it needs what exports a model
+
+        tokenizer, model = read_exported(folder, content)
+        runtime = "torch.export" if content["format"] == "torch" else "onnxruntime"
+        return Packaged(tokenizer, labels, is_pair, model, runtime)
     if content["format"] == "torch":
         return _of(_load(folder / WEIGHTS["torch"]))
     answer = load_onnx(folder / WEIGHTS["onnx"])
     tokenizer = pickle.loads((folder / TOKENIZER).read_bytes())
-    return Packaged(tokenizer, tuple(content["labels"]), content["is_pair"], answer)
+    return Packaged(tokenizer, labels, is_pair, answer, "onnxruntime")
+
+
+def read_deployed(folder: Path) -> Deployed:
+    """The model itself, of the folder of a run or of one that was picked in the format ``torch``.
+
+    Raises:
+        ValueError: As :func:`read_package`, or if the folder holds what was exported, which is no module any more.
+    """
+    if not (folder / DESCRIPTION).is_file():
+        return _of_run(folder)
+    content = _description(folder)
+    if "stages" in content or content["format"] != "torch":
+        raise ValueError(
+            f"{folder} holds a model that was exported already; name the folder of a run that kept its model, or what "
+            "effnlp pick --format torch wrote"
+        )
+    return _load(folder / WEIGHTS["torch"])
+
+
+def _of_run(folder: Path) -> Deployed:
+    if (folder / WEIGHTS["torch"]).is_file():
+        return _load(folder / WEIGHTS["torch"])
+    if (folder / DELTA).is_file():
+        from effnlp.serving import load_delta  # late: it needs what trains a model, and most folders do not
+
+        return load_delta(folder)
+    raise ValueError(
+        f"{folder} holds no model ({DESCRIPTION} or {WEIGHTS['torch']}); effnlp pick DIR --into FOLDER writes one"
+        if folder.is_dir()
+        else f"there is no folder {folder}"
+    )
 
 
 def _description(folder: Path) -> dict[str, Any]:
@@ -169,15 +201,17 @@ def _description(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
         raise ValueError(f"{path} is damaged: it has no schema")
-    if content["schema"] > SCHEMA:
+    if content["schema"] > NEWEST:
         raise ValueError(
-            f"{path} has schema {content['schema']}, this effnlp reads up to {SCHEMA}: use the effnlp that wrote it"
+            f"{path} has schema {content['schema']}, this effnlp reads up to {NEWEST}: use the effnlp that wrote it"
         )
     kinds = {"format": str, "labels": list, "is_pair": bool, "files": dict}
     for key, kind in kinds.items():
         if not isinstance(content.get(key), kind):
             raise ValueError(f"{path} is damaged: {key} is {content.get(key)!r}")
-    if content["format"] not in WEIGHTS or WEIGHTS[content["format"]] not in content["files"]:
+    if content["format"] not in WEIGHTS or (
+        "stages" not in content and WEIGHTS[content["format"]] not in content["files"]
+    ):
         raise ValueError(
             f"{path} is damaged: format {content['format']!r} with files {list(content['files'])}"
         )

@@ -5,16 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from effnlp.model.bag_of_ngrams import (
-    GAIN,
-    TOKEN,
-    BagOfNgrams,
-    NgramEncoder,
-    NgramTokenizer,
-    mix,
-    ngram_hashes,
-    word_hashes,
-)
+from effnlp.model.bag_of_ngrams import GAIN, BagOfNgrams, NgramEncoder, NgramTokenizer
+from effnlp.model.ngrams import TOKEN, mix, ngram_hashes, word_hashes
 
 TEXTS = ["the cat sat on the mat", "the dog sat", "on", "", "a cat and a dog"]
 MANY = 2**40  # so many buckets that no two n-grams meet

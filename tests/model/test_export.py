@@ -17,10 +17,11 @@ from effnlp.compression.quantization.products import integer_products_are_exact
 from effnlp.model import export
 from effnlp.model.backbone import Backbone
 from effnlp.model.bag_of_ngrams import BagOfNgrams
-from effnlp.model.export import ExportError, MeanOfRows, export_form, export_onnx, load_onnx, random_batch
+from effnlp.model.export import MeanOfRows, export_form, export_onnx, load_onnx, random_batch
 from effnlp.model.mixer.attention import Attention
 from effnlp.model.mixer.performer import Performer
 from effnlp.model.pretrained import Pretrained
+from effnlp.model.stages import ExportError
 from effnlp.model.storage import Deployed, stored_bytes
 from effnlp.peft.lora import LoRA
 

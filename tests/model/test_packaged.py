@@ -7,7 +7,7 @@ import torch
 from effnlp.model.backbone import Backbone
 from effnlp.model.bag_of_ngrams import BagOfNgrams
 from effnlp.model.mixer.attention import Attention
-from effnlp.model.packaged import SCHEMA, WEIGHTS, read_package, write_package
+from effnlp.model.packaged import NEWEST, WEIGHTS, read_package, write_package
 from effnlp.model.storage import Deployed
 
 TEXTS = ["a fine word", "", "word", "nothing known here", "fine " * 40]
@@ -97,8 +97,8 @@ def cut_short(path):
 
 DAMAGES = {
     "newer": (
-        lambda f: change(f, schema=SCHEMA + 1),
-        rf"has schema {SCHEMA + 1}, this effnlp reads up to {SCHEMA}",
+        lambda f: change(f, schema=NEWEST + 1),
+        rf"has schema {NEWEST + 1}, this effnlp reads up to {SCHEMA}",
     ),
     "no json": (lambda f: (f / "model.json").write_text("{"), r"model\.json is damaged"),
     "no text": (lambda f: (f / "model.json").write_bytes(b"\xff\xfe\x00"), r"model\.json is damaged"),
