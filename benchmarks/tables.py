@@ -84,6 +84,19 @@ def int8_linear_table(result: Mapping[str, Any]) -> Table:
     return Table(["rows × widths", *names], rows)
 
 
+def int8_table(result: Mapping[str, Any]) -> Table:
+    """One row a candidate: megabytes, and milliseconds of each shape with how many times faster than float32."""
+    rows = []
+    for name in result["shapes"][0]["candidates"]:
+        cells = []
+        for shape in result["shapes"]:
+            found = shape["candidates"][name]
+            cells.append(f"{found['seconds']['median'] * 1e3:.1f} ({1 / found['ratio']['median']:.2f}×)")
+        rows.append([name, *megabytes([result["bytes"].get(name)]), *cells])
+    shapes = [f"{shape['texts']} × {shape['tokens']}" for shape in result["shapes"]]
+    return Table([f"texts × tokens, {result['threads']} threads", "stored", *shapes], rows)
+
+
 def rung_decision_table(result: Mapping[str, Any]) -> Table:
     """One row a rung, in milliseconds."""
     names = list(dict.fromkeys(name for rung in result["rungs"] for name in rung["seconds"]))
@@ -259,6 +272,20 @@ def serving_table(result: Mapping[str, Any]) -> Table:
     return Table(["tasks", "in memory", "on disk", "a swap", "a text"], rows)
 
 
+def early_exit_table(result: Mapping[str, Any]) -> Table:
+    """One row a size of a batch."""
+    rows = [
+        [f"batches of {size}", *(milliseconds(found["text_seconds"][way])
+                                 for way in ("without exits", "nobody leaves", "texts leave")),
+         f"{found['expected_saving']:.1%}", f"{found['saved']['median']:.1%}",
+         spread(found["to_formula"]), f"{1 - result['target']:.2f}–{1 + result['target']:.2f}"]
+        for size, found in result["batches"].items()
+    ]  # fmt: skip
+    header = ["a text in", "without exits", "nobody leaves", "texts leave", "expected saving", "saved",
+              "measured / formula", "target"]  # fmt: skip
+    return Table(header, rows)
+
+
 def megabytes(values: Sequence[float | None]) -> list[str]:
     """Bytes as shown; a dash where the system does not say."""
     return ["—" if value is None else f"{value / 1e6:.1f} MB" for value in values]
@@ -278,6 +305,8 @@ def ratio(values: Sequence[float | None]) -> str:
 TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
     "evaluation_cost": evaluation_cost_table,
     "dashboard": dashboard_table,
+    "early_exit": early_exit_table,
+    "int8": int8_table,
     "int8_linear": int8_linear_table,
     "peft_families": peft_families_table,
     "peft_step": peft_step_table,

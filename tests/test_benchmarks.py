@@ -75,6 +75,25 @@ def test_every_script_that_measures_is_in_the_readme_with_its_command(load):
         assert f"<!-- {name} -->" in text
 
 
+def test_early_exit_is_held_against_the_layers_that_its_texts_go_through(load, run_tiny):
+    record = run_tiny(
+        "model=backbone", "model.max_length=16", "trainer.epochs=1", "compression/early_exit=pabee",
+        "compression.early_exit.patience=0",
+    )  # fmt: skip
+    benchmark = load("early_exit")
+    result = benchmark.measure(record.folder, turns=2, shares=6)
+    assert set(result["batches"]) == {"1", "32"}
+    for found in result["batches"].values():
+        assert found["exit_counts"] == [found["texts"], 0]  # of two layers, all leave after the first
+        assert found["expected_saving"] == 0.5
+        saved, to_formula = found["saved"]["median"], found["to_formula"]["median"]
+        assert to_formula == pytest.approx((1 - saved) / 0.5)
+    assert [row[0] for row in load("tables").early_exit_table(result).rows] == [
+        "batches of 1",
+        "batches of 32",
+    ]
+
+
 def test_ratios_are_taken_round_by_round(load):
     turns = load("turns")
     # The machine was ten times slower in some rounds: the ratio of the medians would be 20.

@@ -47,12 +47,18 @@ class Kept:
         model: nn.Module = self.deployed.model.eval()
         return model
 
-    def batches(self, split: str, most: int | None = None, batch_size: int = 32) -> Iterator[Batch]:
-        """The first ``most`` texts of a split (None: all) with their labels, those of like length together."""
+    def batches(
+        self, split: str, most: int | None = None, batch_size: int = 32, by_length: bool = True
+    ) -> Iterator[Batch]:
+        """The first ``most`` texts of a split (None: all) with their labels.
+
+        Args:
+            by_length: Those of like length together, the longest first; else as they come.
+        """
         table = self.task.splits[split][:most]
         pairs = table["text_pair"].tolist() if self.task.is_pair else None
         ids: Encodings = self.deployed.tokenizer.encode(table["text"].tolist(), pairs)
-        order = np.argsort(-ids.lengths, kind="stable")
+        order = np.argsort(-ids.lengths, kind="stable") if by_length else np.arange(len(ids))
         labels = table["label"].to_numpy()
         for start in range(0, len(order), batch_size):
             yield ids.batch(order[start : start + batch_size].tolist(), labels)

@@ -19,6 +19,8 @@ def test_a_kept_model_tells_the_validation_texts_as_its_record_says(run_tiny):
     assert record.values["val/accuracy"] > 0
     assert sum(len(batch["labels"]) for batch in kept.batches("train", 40)) == 40
     assert [len(batch["labels"]) for batch in kept.batches("train", 7, batch_size=3)] == [3, 3, 1]
+    as_they_come = torch.cat([batch["labels"] for batch in kept.batches("train", 40, by_length=False)])
+    assert as_they_come.tolist() == kept.task.splits["train"]["label"][:40].tolist()
 
 
 def test_a_run_that_kept_no_model_is_named_with_what_would_keep_it():
