@@ -8,6 +8,7 @@ import time
 import pytest
 
 from effnlp import doctor
+from effnlp.compression.quantization import backends
 
 
 @pytest.mark.slow
@@ -22,8 +23,8 @@ def test_it_names_all_it_looked_at_and_exits_with_0(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     for what in (
-        "Python", "torch", "processor", "memory", "GPU", "power", "carbon", "configs", "cache", "locks",
-        "data root", "joblib", "submitit", "ray", "network", "effnlp[minilm]",
+        "Python", "torch", "processor", "int8 by torch", "memory", "GPU", "power", "carbon", "configs", "cache",
+        "locks", "data root", "joblib", "submitit", "ray", "network", "effnlp[minilm]",
     ):  # fmt: skip
         assert what in done.stdout, what
     assert time.monotonic() - start < 30  # 3 s alone
@@ -37,6 +38,30 @@ def test_a_failing_probe_is_a_row_and_not_the_end():
 
     rows = list(doctor._safely(broken))
     assert rows == [("before", "ok", "found"), ("broken", "no", "RuntimeError: the sensor burnt")]
+
+
+def test_it_says_how_fast_each_exact_back_end_of_quantized_layers_is_and_which_are_not():
+    rows = {what: (state, found) for what, state, found in doctor.integer_products()}
+    assert set(rows) == {f"int8 by {name}" for name in backends.NAMES}
+    for name in backends.NAMES:
+        state, found = rows[f"int8 by {name}"]
+        assert (state, "times as fast as float32" in found) == (
+            ("ok", True) if name in backends.available() else ("no", False)
+        )
+
+
+def test_a_back_end_that_is_not_exact_is_told_and_not_timed(monkeypatch):
+    monkeypatch.setattr(backends, "available", lambda: ("reference",))
+    [(_, state, _), (what, other, found)] = doctor.integer_products()
+    assert (state, what, other) == ("ok", "int8 by torch", "no")
+    assert "its sums are not exact" in found
+
+
+def test_dot_products_are_read_from_the_flags_of_the_processor(tmp_path):
+    file = tmp_path / "cpuinfo"
+    assert doctor._dot_products_of_int8(file) == []
+    file.write_text("model name\t: avx_vnni\nflags\t\t: fpu avx512_vnni_other avx512_vnni sse\n")
+    assert doctor._dot_products_of_int8(file) == ["avx512_vnni"]
 
 
 @pytest.mark.parametrize(

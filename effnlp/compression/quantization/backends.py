@@ -12,6 +12,7 @@ Legend: I width in, O width out, R rows (the tokens of all texts of a batch).
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -195,3 +196,22 @@ def in_use(model: nn.Module) -> dict[str, int]:
     by_torch = sum(layer.packed is not None for layer in layers) if "torch" in available() else 0
     found = {"reference": len(layers) - by_torch, "torch": by_torch}
     return {name: count for name, count in found.items() if count}
+
+
+def times_as_fast(turns: int = 9, rows: int = 256, width: int = 384, outputs: int = 1536) -> dict[str, float]:
+    """How many times as fast as float32 each back-end computes one layer here and now: fastest turn by fastest turn."""
+    from effnlp.compression.quantization.products import DynamicInt8Linear
+
+    linear, x = nn.Linear(width, outputs), torch.randn(rows, width)
+    layers: dict[str, nn.Module] = {"float32": linear}
+    for name in available():
+        layers[name] = DynamicInt8Linear(linear)
+        use_backend(layers[name], name)
+    fastest = dict.fromkeys(layers, float("inf"))
+    with torch.inference_mode():
+        for _ in range(turns):
+            for name, layer in layers.items():
+                start = time.perf_counter()
+                layer(x)
+                fastest[name] = min(fastest[name], time.perf_counter() - start)
+    return {name: fastest["float32"] / fastest[name] for name in available()}
