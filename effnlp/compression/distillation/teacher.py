@@ -82,8 +82,8 @@ class Teacher:
         if (difference := difference_of(self.deployed.tokenizer, tokenizer)) is not None:
             raise ValueError(
                 f"{KEY}={self.folder} reads other tokens than the student, {difference}; "
-                "compression/distillation=logits takes a teacher with any tokenizer, and model.vocabulary gives a model "
-                "from scratch the tokens of a pretrained one"
+                "compression/distillation=logits takes a teacher with any tokenizer, and model.vocabulary gives a "
+                "model from scratch the tokens of a pretrained one"
             )
         return model
 
