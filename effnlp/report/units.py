@@ -43,7 +43,7 @@ MEANINGS = (
     (r"reference/(val|test)/changed/(.+)", r"share of answers not the reference's where: {1}"),
     (r"reference/(val|test)/changed_ratio/(.+)", r"how many times as often answers changed where: {1}"),
     (r"infer/(.+)/prefill_(flops|seconds_p50|energy_joules)", r"{1} until the first new token, {0}"),
-    (r"infer/(.+)/decode_(flops|seconds|energy_joules)_per_token", r"{1} of each new token after the first, {0}"),
+    (r"infer/(.+)/decode_(flops|seconds|energy_joules)_per_token", r"{1} of each token after the first, {0}"),
     (r"infer/(.+)/tokens_per_second", r"new tokens in a second, {0}"),
     (r"infer/(.+)/cache_bytes", r"what is kept of a text while it is continued, {0}"),
     (r"infer/(.+)/cache_bytes_per_token", r"what is kept of each token, {0}"),
