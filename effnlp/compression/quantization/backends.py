@@ -13,6 +13,7 @@ import contextlib
 import functools
 import logging
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,6 +32,10 @@ ELSEWHERE = {
 ZERO_POINT = (
     128  # fbgemm multiplies uint8 by int8: activations are shifted up, and the shift is taken off the sums
 )
+
+FEWEST_ROWS = 256
+"""Rows below which the reference is used in any case: for few, what a call costs by itself outweighs the passes that
+are saved. Since the answers are the same, a text may be computed by either."""
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +75,7 @@ def packed_products_are_exact() -> bool:
     left, right = _extremes()
     try:
         found = PackedWeights().product(left.float(), right, torch.ones(len(right)))
-    except RuntimeError:  # an engine that is named but lacks the operator
+    except (AttributeError, RuntimeError):  # an engine or an operator that this torch does not have
         return False
     return bool((found == float(_SUM)).all())
 
@@ -141,8 +146,11 @@ def _are_same(some: Sequence[tuple[Tensor | None, int]], others: Sequence[tuple[
 def pack_weights(integers: Tensor, scales: Tensor, bias: Tensor | None) -> Any:
     """What fbgemm's operators read."""
     zero_points = torch.zeros(len(scales), dtype=torch.long)
-    weights = torch._make_per_channel_quantized_tensor(integers, scales.double(), zero_points, 0)
-    with _engine("fbgemm"):
+    with _engine("fbgemm"), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="torch.quantize_per_tensor"
+        )  # will go; the probe then finds nothing
+        weights = torch._make_per_channel_quantized_tensor(integers, scales.double(), zero_points, 0)
         return torch.ops.quantized.linear_prepack(weights, bias)
 
 
@@ -161,7 +169,7 @@ def usable(packed: PackedWeights | None, on: Tensor) -> PackedWeights | None:
 
     A model that was made elsewhere and asks for what this machine lacks is computed by the reference, which is logged.
     """
-    if packed is None or on.device.type != "cpu" or not on.numel():
+    if packed is None or on.device.type != "cpu" or len(on) < FEWEST_ROWS:
         return None
     if "torch" not in available():
         _tell_once()

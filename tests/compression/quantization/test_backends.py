@@ -26,6 +26,23 @@ RELATIVE = 1e-6
 """Bound stated for the back-ends: floats are multiplied and added in another order, integers are the same."""
 
 
+@pytest.fixture(autouse=True)
+def _packed_for_any_number_of_rows(monkeypatch):
+    monkeypatch.setattr(backends, "FEWEST_ROWS", 1)
+
+
+@needs_packed
+def test_few_rows_are_computed_by_the_reference_and_many_by_the_packed_product(monkeypatch):
+    monkeypatch.setattr(backends, "FEWEST_ROWS", 6)
+    layer = DynamicInt8Linear(nn.Linear(8, 8))
+    use_backend(layer, "torch")
+    used = {
+        rows: set(count_flops(lambda rows=rows: layer(torch.randn(rows, 8))).by_operator) for rows in (5, 6)
+    }
+    assert used[5] == {"aten._int_mm"}
+    assert used[6] == {"quantized.linear_with_input_q_dq_qweight_dq_output_fp32"}
+
+
 def layer_of(kind, linear):
     return DynamicInt8Linear(linear) if kind == "dynamic" else StaticInt8Linear(linear, 0.02)
 
