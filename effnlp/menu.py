@@ -42,6 +42,7 @@ CAPABILITIES = {
     "single_task": "one task is learned, with one head",
     "pretrained_weights": "weights that were trained before it is fine-tuned",
     "own_tokenizer": "a tokenizer that is learned from texts, and not one that came with the weights",
+    "own_head": "a head that reads one vector a text, and not the table of token embeddings",
     "token_head": "a head that scores tokens, trained with the weights",
 }
 """What a model can have and a method can need or take away: the words of the constants of modules."""

@@ -15,6 +15,10 @@ A method that must see texts before it acts (for the scales of activations, or t
 that have labels just before its ``finish``, or before ``prepare`` where its attribute ``calibrates_at`` says so. What
 it learns of them it keeps in itself; the model is left as it is.
 
+A method that must know how the task's texts are cut into tokens has ``read_data(data)``, called with what the data
+stage made (:class:`effnlp.data.prepare.Prepared`), before anything is gathered; also where the method is made anew to
+put a delta on its base.
+
 A method that adds texts to those of the training, or that looks at another model first, has ``gather(data, around)``,
 called before the model is built (:mod:`effnlp.gathering`).
 
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
     from pytorch_lightning import Callback, Trainer
 
     from effnlp.data.encodings import Batch
+    from effnlp.data.prepare import Prepared
 
 Objective = Callable[[nn.Module, "Batch"], Tensor]
 """The loss of a model on a batch with labels: a scalar."""
@@ -79,6 +84,18 @@ def prepare(methods: Sequence[Any], model: nn.Module, batches: "Sequence[Batch]"
             calibrate(method, model, batches, "prepare")
             model = method.prepare(model)
     return model
+
+
+def wants_data(methods: Iterable[Any]) -> bool:
+    """Whether a method has ``read_data``."""
+    return any(hasattr(method, "read_data") for method in methods)
+
+
+def read_data(methods: Iterable[Any], data: "Prepared") -> None:
+    """Let each method read the task's texts as the model does."""
+    for method in methods:
+        if hasattr(method, "read_data"):
+            method.read_data(data)
 
 
 def texts_wanted(methods: Iterable[Any]) -> int:

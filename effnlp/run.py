@@ -281,6 +281,7 @@ def _build(
         attempt.record.put(data.values())
         if hasattr(finetuning, "read_tasks"):
             finetuning.read_tasks(data.tasks, data.tokenizer)
+        method.read_data(choices.methods.values(), data)
     data = gather(list(choices.methods.values()), data, config, attempt, config_dir)
     with meter.stage("pretraining", count_flops=True):
         torch.manual_seed(int(config["seed"]["init"]))

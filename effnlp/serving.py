@@ -237,8 +237,10 @@ def settled(delta: Delta, model: nn.Module, choice: ModelChoice) -> Settled:
         model = finetuning.with_head(model)
     methods = methods_of(config)
     texts: list[Batch] = []
-    if wanted := method.texts_wanted(methods.values()):
+    wanted = method.texts_wanted(methods.values())
+    if wanted or method.wants_data(methods.values()):
         _, data = _prepared(config, instantiate(config["model"], _convert_="all"))
+        method.read_data(methods.values(), data)
         texts = calibration_batches(data, wanted, config["seed"]["order"])
     model = method.prepare([methods[group] for group in about.prepare], model, texts)
     finishing = {"finetuning": finetuning, **{group: methods[group] for group in about.finish}}

@@ -4,6 +4,7 @@ import copy
 import itertools
 import random
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,7 +16,7 @@ from effnlp.menu import Choice, choice_names, conf_dir, groups, read_choice
 
 CONF = [conf_dir()]
 SLOTS = sorted(g.partition("/")[2] for g in groups(CONF) if g.startswith("compression/"))
-ORDER = ["distillation", "elastic", "token_dropping", "early_exit", "pruning", "quantization"]
+ORDER = ["distillation", "vocabulary", "elastic", "token_dropping", "early_exit", "pruning", "quantization"]
 MODELS = [
     {"model": name, **dict(parts)}
     for name in choice_names("model", CONF)
@@ -144,14 +145,33 @@ def test_full_fine_tuning_of_integers_is_advised_to_round_later_or_to_train_besi
 def test_integers_before_pruning_are_refused_and_the_other_order_is_advised(pruning):
     chosen = combination(pruning=pruning, quantization="int8_dynamic")
     message = refusal(
-        chosen, order=["distillation", "elastic", "token_dropping", "quantization", "pruning", "early_exit"]
+        chosen,
+        order=[
+            "distillation",
+            "vocabulary",
+            "elastic",
+            "token_dropping",
+            "quantization",
+            "pruning",
+            "early_exit",
+        ],
     )
     assert (
-        "compression.order=[distillation,elastic,token_dropping,pruning,quantization,early_exit]" in message
+        "compression.order=[distillation,vocabulary,elastic,token_dropping,pruning,quantization,early_exit]"
+        in message
     )
     assert check(
         settings_of(
-            chosen, ["distillation", "elastic", "token_dropping", "pruning", "quantization", "early_exit"]
+            chosen,
+            [
+                "distillation",
+                "vocabulary",
+                "elastic",
+                "token_dropping",
+                "pruning",
+                "quantization",
+                "early_exit",
+            ],
         ),
         chosen,
         CONF,
@@ -163,7 +183,7 @@ def test_integers_before_pruning_are_refused_and_the_other_order_is_advised(prun
 )
 def test_an_order_that_does_not_name_each_slot_once_is_refused(order):
     assert (
-        "must name each of distillation, early_exit, elastic, pruning, quantization, token_dropping once"
+        "must name each of distillation, early_exit, elastic, pruning, quantization, token_dropping, vocabulary once"
         in refusal(combination(), order)
     )
 
@@ -177,7 +197,7 @@ def words_of(message):
     """The ways out that a refusal names, each a list of overrides."""
     _, _, advice = message.partition("; what would work: ")
     ways = advice.replace(
-        "[distillation,elastic,token_dropping,early_exit,pruning,quantization]", "DEFAULT"
+        "[distillation,vocabulary,elastic,token_dropping,early_exit,pruning,quantization]", "DEFAULT"
     ).split(", ")
     return [way.removesuffix(", …").split(" with ") for way in ways if way not in ("", "…")]
 
@@ -357,6 +377,9 @@ def test_what_is_legal_prepares_learns_finishes_and_answers(combination):
     for one in methods.values():
         if hasattr(one, "lessons"):
             one.lessons.learn_from(copy.deepcopy(model), model(batch).detach())
+        if hasattr(one, "read_counts"):
+            counts = np.arange(model.encoder.word_embeddings().num_embeddings) % 5
+            one.read_counts(counts, np.array([0]), None, counts)
 
     def acting(moment):
         return [methods[s.choice.group] for s in steps if s.moment == moment and not s.is_part]

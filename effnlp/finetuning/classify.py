@@ -19,7 +19,7 @@ from effnlp.task.task import Task
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
 
-PROVIDES = {"build": ("classes", "single_task")}
+PROVIDES = {"build": ("classes", "single_task", "own_head")}
 
 
 def refuse(task: Task, **_: Any) -> None:

@@ -40,7 +40,7 @@ from effnlp.task.task import Task
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
 
-PROVIDES = {"build": ("classes",)}
+PROVIDES = {"build": ("classes", "own_head")}
 
 WEIGHTINGS = ("equal", "uncertainty")
 

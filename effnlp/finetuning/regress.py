@@ -22,6 +22,7 @@ from effnlp.task.task import Task
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
 
+PROVIDES = {"build": ("own_head",)}
 REMOVES = {"build": ("classes",)}
 
 

@@ -98,6 +98,16 @@ def mask_id(tokenizer: SubwordTokenizer) -> int | None:
     return next((number for number in found if number is not None), None)
 
 
+def unknown_id(tokenizer: SubwordTokenizer) -> int | None:
+    """The id that the tokenizer gives what it does not know; None if it knows everything."""
+    model = json.loads(tokenizer.backend.to_str())["model"]
+    if model.get("unk_token") is not None:
+        number = tokenizer.backend.token_to_id(model["unk_token"])
+    else:
+        number = model.get("unk_id")
+    return None if number is None else int(number)
+
+
 def special_ids(tokenizer: SubwordTokenizer) -> list[int]:
     """Ids that stand for no part of a text."""
     return sorted(

@@ -30,8 +30,8 @@ COSTS = (
 """Axes of cost, each with a panel against quality."""
 
 GROUPS = ("data/filter", "data/order", "model", "model/mixer", "peft", "compression/distillation",
-          "compression/elastic", "compression/token_dropping", "compression/early_exit", "compression/pruning",
-          "compression/quantization")  # fmt: skip
+          "compression/vocabulary", "compression/elastic", "compression/token_dropping", "compression/early_exit",
+          "compression/pruning", "compression/quantization")  # fmt: skip
 """Config groups whose choices are axes of the parallel coordinates."""
 
 STAGES = ("data", "pretraining", "finetuning", "compression", "evaluation")
