@@ -97,14 +97,16 @@ class EarlyExitClassifier(nn.Module):
             here = head(self.dropout(pooled))  # (K, C)
             logits = here.new_empty(len(depths), here.shape[1]) if logits is None else logits  # (B, C)
             leaves, memory = self._leaves(index + 1, pooled, here, memory)  # (K,)
-            logits[inside[leaves]] = here[leaves]
-            depths[inside[leaves]] = index + 1
-            stay = (~leaves).nonzero().squeeze(1)
-            if len(stay) == 0:
+            leaving = leaves.nonzero().squeeze(1)
+            if len(leaving) == 0:
+                continue
+            logits[inside[leaving]] = here[leaving]
+            depths[inside[leaving]] = index + 1
+            if len(leaving) == len(inside):
                 break
-            if len(stay) < len(inside):
-                inside, state = inside[stay], state.rows(stay)
-                memory = None if memory is None else memory[stay]
+            stay = (~leaves).nonzero().squeeze(1)
+            inside, state = inside[stay], state.rows(stay)
+            memory = None if memory is None else memory[stay]
         assert logits is not None
         self.last_depths = depths
         left = torch.bincount(depths.cpu() - 1, minlength=len(self.exit_counts))  # (depth,)
