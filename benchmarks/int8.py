@@ -1,0 +1,118 @@
+"""MiniLM in int8 against float32, by every back-end, and ONNX Runtime's own dynamic quantization of the same model.
+
+    python benchmarks/int8.py
+
+Batches of 1 and 32 texts of 16, 64 and 256 tokens without padding. All candidates take turns; ratios to float32 are
+taken turn by turn. ``torch.ao`` is PyTorch's own dynamic quantization: one scale for all activations of a batch, so
+that what it says of a text depends on the others. ONNX Runtime reads the float32 model, the same quantized by its own
+tool, and our integer graph.
+"""
+
+import argparse
+import copy
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tables import publish
+from turns import compared
+
+BATCHES, LENGTHS = (1, 32), (16, 64, 256)
+SECONDS_PER_SHAPE, FEWEST_TURNS = 20.0, 7
+LONGEST = 256
+
+
+def make_candidates(folder: Path) -> tuple[dict[str, Callable[[Any], Any]], dict[str, int]]:
+    """Functions from a batch to logits, and their bytes: of the stored weights, or of the ONNX file."""
+    import pandas as pd
+    import torch
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from torch import nn
+
+    from effnlp.compression.quantization.backends import available
+    from effnlp.compression.quantization.int8_dynamic import quantize_dynamically
+    from effnlp.model.export import export_onnx, load_onnx
+    from effnlp.model.pretrained import Pretrained
+    from effnlp.model.storage import Deployed, stored_bytes
+
+    choice = Pretrained(name="minilm", max_length=LONGEST)
+    tokenizer = choice.tokenizer(pd.DataFrame({"text": ["a text"], "label": [0]}))
+    model = choice.build(tokenizer, classes=2).eval()
+    candidates: dict[str, Callable[[Any], Any]] = {"float32": model}
+    sizes = {"float32": stored_bytes(model)}
+    for name in available():
+        made = quantize_dynamically(copy.deepcopy(model), backend=name)
+        candidates[f"int8_dynamic, {name}"], sizes[f"int8_dynamic, {name}"] = made, stored_bytes(made)
+    candidates["torch.ao"] = copy.deepcopy(model)
+    candidates["torch.ao"].encoder = torch.ao.quantization.quantize_dynamic(model.encoder, {nn.Linear})
+    paths = {name: folder / f"{name}.onnx" for name in ("float32", "int8_dynamic", "its own int8")}
+    export_onnx(Deployed(model, tokenizer, ["a", "b"]), paths["float32"])
+    export_onnx(Deployed(made, tokenizer, ["a", "b"]), paths["int8_dynamic"])
+    quantize_dynamic(paths["float32"], paths["its own int8"], weight_type=QuantType.QInt8)
+    for name, path in paths.items():
+        candidates[f"ONNX Runtime, {name}"] = load_onnx(path)
+        sizes[f"ONNX Runtime, {name}"] = path.stat().st_size
+    return candidates, sizes
+
+
+def make_batch(texts: int, tokens: int) -> dict[str, Any]:
+    """Random ids without padding."""
+    import torch
+
+    ids = torch.randint(1000, 20000, (texts, tokens), generator=torch.Generator().manual_seed(tokens))
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "token_type_ids": torch.zeros_like(ids),
+    }
+
+
+def take_turns(
+    candidates: Mapping[str, Callable[[Any], Any]], batch: Any, seconds: float
+) -> dict[str, list[float]]:
+    """Seconds of each candidate, in turns, until the time is up; the first two turns warm up."""
+    taken: dict[str, list[float]] = {name: [] for name in candidates}
+    turn, end = 0, time.perf_counter() + seconds
+    while turn < FEWEST_TURNS or time.perf_counter() < end:
+        for name, answer in candidates.items():
+            start = time.perf_counter()
+            answer(batch)
+            if turn >= 2:
+                taken[name].append(time.perf_counter() - start)
+        turn += 1
+    return taken
+
+
+def main() -> None:
+    """Measure every shape, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="one small shape, and nothing is written")
+    parser.add_argument("--threads", type=int, default=2, help="of torch and of ONNX Runtime")
+    arguments = parser.parse_args()
+    import torch
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(arguments.threads)
+    shapes = [(1, 16)] if arguments.quick else [(texts, tokens) for texts in BATCHES for tokens in LENGTHS]
+    seconds = 0.0 if arguments.quick else SECONDS_PER_SHAPE
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        candidates, sizes = make_candidates(Path(folder))
+        found = [
+            {
+                "texts": texts,
+                "tokens": tokens,
+                "candidates": compared(take_turns(candidates, make_batch(texts, tokens), seconds), "float32"),
+            }
+            for texts, tokens in shapes
+        ]
+    content = {"threads": arguments.threads, "bytes": sizes, "shapes": found}
+    publish("int8", content, ["torch", "onnxruntime"], write=not arguments.quick)
+
+
+if __name__ == "__main__":
+    main()
