@@ -73,7 +73,7 @@ def why_not(name: str) -> str:
     """The refusal of what computes depending on the texts."""
     return (
         f"{name} decides text by text how much is computed, which the fixed graph of an ONNX file cannot; "
-        "--format torch keeps it"
+        "a folder of effnlp pick keeps it"
     )
 
 

@@ -90,7 +90,7 @@ class LanguageModel(nn.Module):
     """
 
     chunk: int | None = None
-    not_exported = "a language model has no ONNX form; --format torch keeps it"
+    not_exported = "a language model has no ONNX form; a folder of effnlp pick keeps it"
 
     def __init__(self, encoder: nn.Module, head: nn.Module | None = None) -> None:
         super().__init__()

@@ -35,7 +35,7 @@ class VerbalisedModel(nn.Module):
         ValueError: If a class has no word, or a word no token, or several at a mask.
     """
 
-    not_exported = "a model that answers in words has no ONNX form; --format torch keeps it"
+    not_exported = "a model that answers in words has no ONNX form; a folder of effnlp pick keeps it"
     ids: Tensor
     lengths: Tensor
     log_prior: Tensor

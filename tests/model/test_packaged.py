@@ -98,7 +98,7 @@ def cut_short(path):
 DAMAGES = {
     "newer": (
         lambda f: change(f, schema=NEWEST + 1),
-        rf"has schema {NEWEST + 1}, this effnlp reads up to {SCHEMA}",
+        rf"has schema {NEWEST + 1}, this effnlp reads up to {NEWEST}",
     ),
     "no json": (lambda f: (f / "model.json").write_text("{"), r"model\.json is damaged"),
     "no text": (lambda f: (f / "model.json").write_bytes(b"\xff\xfe\x00"), r"model\.json is damaged"),

@@ -190,7 +190,7 @@ class PowerBert:
         encoder.retention, encoder.is_soft = None, False
         not_exported: Any = (
             "PoWER-BERT decides by the attention in a text which of its tokens are computed, which the exporter of "
-            "ONNX files cannot trace; --format torch keeps it"
+            "ONNX files cannot trace; a folder of effnlp pick keeps it"
         )
         model.not_exported = not_exported
         kept = {f"tokens_after_layer_{layer}": count for layer, count in enumerate(encoder.counts, start=1)}
