@@ -6,7 +6,7 @@ provide others. Walking through the moments in the order of a run shows whether 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, permutations, product, zip_longest
+from itertools import combinations, permutations, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,11 @@ def plan(
     ]
 
 
-def first_conflict(steps: Sequence[Step]) -> tuple[Step, str, Choice | None] | None:
+Conflict = tuple[Step, str, Choice | None]
+"""A step, what it lacks, and who took that away; nobody: the model has it not."""
+
+
+def first_conflict(steps: Sequence[Step]) -> Conflict | None:
     """The first step that lacks a capability, which one, and the choice that removed it (None: nobody had it)."""
     there: set[str] = set()
     removed_by: dict[str, Choice] = {}
@@ -153,15 +157,7 @@ def check(config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequenc
     culprit = remover or model
     why = f"which {label(culprit)} takes away" if remover else f"which {label(model)} does not have"
     unknown = "" if capability in CAPABILITIES else suggest(capability, list(CAPABILITIES))
-    at_odds = [step.choice.group, culprit.group, *(group for group in chosen if group == "pretraining")]
-    if culprit is model:
-        at_odds[1:1] = [group for group in chosen if group.startswith("model/")]
-    at_odds += [
-        group.partition("/")[0]
-        for group in at_odds
-        if group in read_choice("peft", chosen["peft"], folders).parts
-    ]
-    found = ways_out(config, chosen, folders, at_odds)
+    found = ways_out(config, chosen, folders, _at_odds(conflict, model, chosen, folders))
     shown = ", ".join(found[:MOST_WAYS_OUT]) + (", …" if len(found) > MOST_WAYS_OUT else "")
     advice = f"; what would work: {shown}" if found else ""
     raise IllegalCombinationError(
@@ -170,14 +166,27 @@ def check(config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequenc
     )
 
 
+def _at_odds(
+    conflict: Conflict, model: Choice, chosen: Mapping[str, str], folders: Sequence[Path]
+) -> list[str]:
+    """The groups of which one must change: of who lacks something, of who took it away, of what they are part of."""
+    step, _, remover = conflict
+    culprit = remover or model
+    groups = [step.choice.group, culprit.group, *(group for group in chosen if group == "pretraining")]
+    if culprit is model:
+        groups[1:1] = [group for group in chosen if group.startswith("model/")]
+    peft_parts = read_choice("peft", chosen["peft"], folders).parts
+    return [*groups, *(group.partition("/")[0] for group in groups if group in peft_parts)]
+
+
 def ways_out(
     config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequence[Path], at_odds: Sequence[str]
 ) -> list[str]:
     """Overrides that make a config legal, the smallest changes only.
 
     First another order of compression, and each of the two groups at odds changed alone. Where that does
-    not help (there is more than one conflict), any two groups are changed together, then any three: what is left
-    out, told to act at another moment, or another model. All choices of all groups would be too many to try.
+    not help (there is more than one conflict), two groups are changed together, then three: what is left out, told
+    to act at another moment, or another model, always of a group at odds in the first conflict that is left.
 
     Returns:
         Overrides to put in place of those for the same group; several that belong together are joined by
@@ -193,24 +202,36 @@ def ways_out(
     if alone or order:
         return [*([order] if order else []), *map(str, alone)]
     acting = [g for g in chosen if g in ("model", "peft") or g.startswith("compression/")]
-    every = {
-        group: [
-            way
-            for way in changes(config, chosen, folders, group)
-            if group == "model" or way.name in ("none", chosen[group])
-        ]
-        for group in acting
-    }
     for size in range(2, len(acting) + 1):
-        together = [
-            " with ".join(map(str, ways))
-            for some in combinations(acting, size)
-            for ways in product(*(every[group] for group in some))
-            if is_legal(config, chosen, folders, ways)
-        ]
+        together = {frozenset(ways): ways for ways in _mended(config, chosen, folders, (), size)}
         if together:
-            return together
+            in_order = [sorted(ways, key=lambda way: acting.index(way.group)) for ways in together.values()]
+            return [" with ".join(map(str, ways)) for ways in in_order]
     return []
+
+
+def _mended(
+    config: Mapping[str, Any],
+    chosen: Mapping[str, str],
+    folders: Sequence[Path],
+    ways: tuple["Change", ...],
+    size: int,
+) -> Iterator[tuple["Change", ...]]:
+    """Each way to be legal with ``size`` changes, those in ``ways`` and further ones of other groups."""
+    new_config, new_chosen = changed(config, chosen, folders, ways)
+    steps = gather(new_config, new_chosen, folders)
+    conflict = first_conflict(steps)
+    if conflict is None or len(ways) == size:
+        if conflict is None and len(ways) == size:
+            yield ways
+        return
+    done = {way.group for way in ways}
+    for group in dict.fromkeys(_at_odds(conflict, steps[0].choice, new_chosen, folders)):
+        if group in done or not (group in ("model", "peft") or group.startswith("compression/")):
+            continue
+        for way in changes(config, chosen, folders, group):
+            if group == "model" or way.name in ("none", chosen[group]):
+                yield from _mended(config, chosen, folders, (*ways, way), size)
 
 
 @dataclass(frozen=True)
@@ -267,6 +288,13 @@ def is_legal(
     config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequence[Path], ways: Sequence[Change]
 ) -> bool:
     """Whether a config would be legal with some groups changed."""
+    return first_conflict(gather(*changed(config, chosen, folders, ways), folders)) is None
+
+
+def changed(
+    config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequence[Path], ways: Sequence[Change]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The config and its choices with some groups changed."""
     chosen = dict(chosen)
     compression = dict(config.get("compression", {}))
     for way in ways:
@@ -280,7 +308,7 @@ def is_legal(
             slot = way.group.partition("/")[2]
             keys = read_choice(way.group, way.name, folders).keys
             compression[slot] = keys if way.moment is None else {**keys, "moment": way.moment}
-    return first_conflict(gather({**config, "compression": compression}, chosen, folders)) is None
+    return {**config, "compression": compression}, chosen
 
 
 def _moment(config: Mapping[str, Any], group: str) -> str | None:

@@ -9,6 +9,7 @@ import ast
 import difflib
 import functools
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -130,14 +131,23 @@ def read_choice(group: str, name: str, folders: Sequence[Path]) -> Choice:
         ValueError: If the group has no such choice; names near matches.
     """
     for folder in folders:
-        path = folder / group / f"{name}.yaml"
-        if path.is_file():
-            found = _parse(path.read_text(encoding="utf-8"), group, name)
-            if found.stands_for is None:
-                return found
-            whole = read_choice(*found.stands_for, folders)
-            return replace(whole, group=group, name=name, stands_for=found.stands_for)
+        path = os.path.join(folder, group, f"{name}.yaml")  # an advice reads some 100,000 times: pathlib is slow
+        try:
+            state = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        found = _parse(_read(path, state.st_mtime_ns, state.st_size), group, name)
+        if found.stands_for is None:
+            return found
+        whole = read_choice(*found.stands_for, folders)
+        return replace(whole, group=group, name=name, stands_for=found.stands_for)
     raise ValueError(f"{group} has no choice {name!r}{suggest(name, choice_names(group, folders))}")
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(path: str, _changed_ns: int, _size: int) -> str:
+    """The text of a file, read again when it has changed."""
+    return Path(path).read_text(encoding="utf-8")
 
 
 @functools.lru_cache(maxsize=4096)

@@ -52,7 +52,7 @@ def kinds_of_peft():
     return [*kinds.values()]
 
 
-DRAWN = 2000
+DRAWN = 1000
 """So many combinations are looked at: all of them are far too many."""
 
 
