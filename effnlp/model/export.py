@@ -161,7 +161,8 @@ def to_onnx(stage: Stage) -> Any:
             program = torch.onnx.export(
                 stage.program,
                 input_names=stage.reads,
-                output_names=stage.gives,
+                # A graph names a value once; outputs are read by their places.
+                output_names=[f"new_{name}" if name in stage.reads else name for name in stage.gives],
                 dynamo=True,
                 custom_translation_table=_translations(),
                 optimize=False,  # it would turn weights in int8 into floats; runtimes optimise when they load

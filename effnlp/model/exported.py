@@ -273,7 +273,10 @@ def _without_values(program: ExportedProgram) -> ExportedProgram:
 
 
 def _hollow(value: Tensor) -> Tensor:
-    return torch.zeros(1, dtype=value.dtype).expand(value.shape)
+    """A tensor of one number that says it is as large as ``value``; of none where that has none."""
+    if value.numel() == 0:
+        return torch.zeros_like(value)
+    return torch.zeros((), dtype=value.dtype).expand(value.shape)
 
 
 def _write_onnx(place: Path, chain: Chain) -> dict[str, Any]:
