@@ -131,7 +131,8 @@ def read_choice(group: str, name: str, folders: Sequence[Path]) -> Choice:
         ValueError: If the group has no such choice; names near matches.
     """
     for folder in folders:
-        path = os.path.join(folder, group, f"{name}.yaml")  # an advice reads some 100,000 times: pathlib is slow
+        # An advice reads some 100,000 times: pathlib is slow.
+        path = os.path.join(folder, group, f"{name}.yaml")
         try:
             state = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):

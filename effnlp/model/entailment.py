@@ -81,7 +81,9 @@ class EntailmentModel(nn.Module):
         entailed: Which of its classes is entailment.
     """
 
-    not_exported = "a model that puts hypotheses after texts has no ONNX form; a folder of effnlp pick keeps it"
+    not_exported = (
+        "a model that puts hypotheses after texts has no ONNX form; a folder of effnlp pick keeps it"
+    )
     tails: Tensor
     types: Tensor
     lengths: Tensor

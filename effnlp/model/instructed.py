@@ -88,7 +88,9 @@ class InstructedModel(nn.Module):
         ValueError: If a sentence leaves no room for a text.
     """
 
-    not_exported = "a model that reads a sentence for each class has no ONNX form; a folder of effnlp pick keeps it"
+    not_exported = (
+        "a model that reads a sentence for each class has no ONNX form; a folder of effnlp pick keeps it"
+    )
 
     def __init__(self, model: Classifier, sentences: Mapping[str, Sentences], max_length: int) -> None:
         super().__init__()

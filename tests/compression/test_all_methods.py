@@ -28,7 +28,9 @@ CONF = Path(__file__).parents[2] / "conf"
 CONFIGS = sorted([*(CONF / "peft").glob("*.yaml"), *(CONF / "compression").rglob("*.yaml")])
 CONFIGS.remove(CONF / "peft" / "combined.yaml")  # it is what its parts are, which are in the list
 CONFIGS.remove(CONF / "peft" / "adapter_fusion.yaml")  # it needs trained adapters, which its own tests make
-CONFIGS.remove(CONF / "compression" / "quantization" / "kv_cache.yaml")  # it needs a model that continues texts
+CONFIGS.remove(
+    CONF / "compression" / "quantization" / "kv_cache.yaml"
+)  # it needs a model that continues texts
 assert CONFIGS
 
 

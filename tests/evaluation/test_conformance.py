@@ -299,7 +299,9 @@ def test_a_quantized_model_costs_what_the_float_one_costs(name):
     method = instantiate(config.compression.quantization, _convert_="all")
     model, batch = make_backbone(2), make_batch()
     plain = forward(model, batch)
-    if "moment" not in config.compression.quantization:  # else it is told to act at one moment, here at the end
+    if (
+        "moment" not in config.compression.quantization
+    ):  # else it is told to act at one moment, here at the end
         model = prepare([method], model, [batch])
     finished = finish(method, model, [batch])
     quantized = forward(finished, batch)
