@@ -69,12 +69,17 @@ def build(model: str, family: str) -> Any:
 def measure(model: str, names: list[str], effort: Effort) -> dict[str, Any]:
     """For each family its seconds a step, their ratio to full fine-tuning turn by turn, memory and bytes.
 
-    Only a family and the full fine-tuning are in memory at a time.
+    Only a family and the full fine-tuning are in memory at a time. A family that the system kills, for want of memory,
+    has the reason in place of figures.
     """
-    found = {}
+    found: dict[str, Any] = {}
     for name in names:
         both = {each: {"model": model, "family": each} for each in dict.fromkeys((FULL, name))}
-        seconds, said = in_turns(build, both, effort.turns, effort.steps, effort.batch_size)
+        try:
+            seconds, said = in_turns(build, both, effort.turns, effort.steps, effort.batch_size)
+        except RuntimeError as error:
+            found[name] = {"ended": str(error)}
+            continue
         ratios = [a / b for a, b in zip(seconds[name], seconds[FULL], strict=True)]
         spread = asdict(Spread.of(seconds[name]))
         found[name] = {"seconds": spread, "ratio": asdict(Spread.of(ratios)), **said[name]}

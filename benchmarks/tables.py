@@ -250,6 +250,7 @@ def peft_step_table(result: Mapping[str, Any]) -> Table:
 def peft_families_table(result: Mapping[str, Any]) -> Table:
     """One row a family on a model."""
     rows = [
+        [f"{model}: `{family}`", *["—"] * 6] if "ended" in found else
         [f"{model}: `{family}`", f"{found['trainable_params']:,}", f"{spread(found['seconds'], 2)} s",
          spread(found["ratio"]), *megabytes(
              [found[key] for key in ("peak_memory_bytes", "optimizer_bytes", "delta_bytes")])]
