@@ -70,10 +70,18 @@ def corrupt(ids: Tensor, chosen: Tensor, mask: int, special: Tensor, generator: 
 
 
 def word_beginnings(tokenizer: SubwordTokenizer) -> Tensor:
-    """(V,) bool: tokens of byte-level BPE that go on no word, as they begin with a space or with no letter."""
+    """(V,) bool: tokens that go on no word.
+
+    In WordPiece a token that goes on has a prefix that says so; in byte-level BPE one that does not begins with a space
+    or with no letter.
+    """
     begins = torch.ones(tokenizer.vocabulary_size, dtype=torch.bool)
+    goes_on = getattr(tokenizer.backend.model, "continuing_subword_prefix", None)
     for token, number in tokenizer.backend.get_vocab().items():
-        begins[number] = token.startswith("Ġ") or not token[:1].isalnum()
+        if goes_on:
+            begins[number] = not token.startswith(goes_on)
+        else:
+            begins[number] = token.startswith("Ġ") or not token[:1].isalnum()
     return begins
 
 

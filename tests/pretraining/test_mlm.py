@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 from torch.nn.functional import cross_entropy
 
 from effnlp.model.backbone import BackboneEncoder, Size
@@ -88,6 +89,13 @@ def test_words_are_taken_out_as_a_whole(tokenizer):
     assert 0.2 < float(chosen[~marked[encoded]].float().mean()) < 0.4
     words = int((begins[encoded] & ~marked[encoded]).sum())
     assert within_binomial_bounds(int((chosen & begins[encoded]).sum()), words, 0.3)
+
+
+def test_in_word_pieces_a_prefix_tells_what_goes_on_a_word():
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "read": 2, "##able": 3, "able": 4, ",": 5}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    begins = word_beginnings(SubwordTokenizer(backend, 8, 0))
+    assert begins.tolist() == [True, True, True, False, True, True]
 
 
 def test_the_mask_is_the_last_id_and_no_text_can_write_it(tokenizer):
