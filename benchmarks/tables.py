@@ -287,6 +287,20 @@ def early_exit_table(result: Mapping[str, Any]) -> Table:
     return Table(header, rows)
 
 
+def solvers_table(result: Mapping[str, Any]) -> Table:
+    """One row a solver."""
+    gptq, allocation, targets = result["gptq"], result["allocation"], result["targets"]
+    whole = f"≤ {targets['gptq_seconds']:.0f} s, both"
+    rows = [
+        ["GPTQ on MiniLM: calibration", f"{spread(gptq['calibration'], 1)} s", whole],
+        ["GPTQ on MiniLM: rounding", f"{spread(gptq['rounding'], 1)} s", whole],
+        [f"bits for {allocation['layers']} layers", f"{spread(allocation['seconds'], 3)} s",
+         f"≤ {targets['allocation_seconds']:.0f} s"],
+        ["the same, the longest", f"{allocation['longest_seconds']:.3f} s", f"≤ {targets['allocation_seconds']:.0f} s"],
+    ]  # fmt: skip
+    return Table(["solver", "seconds", "target"], rows)
+
+
 def megabytes(values: Sequence[float | None]) -> list[str]:
     """Bytes as shown; a dash where the system does not say."""
     return ["—" if value is None else f"{value / 1e6:.1f} MB" for value in values]
@@ -317,6 +331,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
     "rung_decision": rung_decision_table,
     "search_quality": search_quality_table,
     "serving": serving_table,
+    "solvers": solvers_table,
     "startup": startup_table,
     "storage": storage_table,
     "sweep_overhead": sweep_overhead_table,
