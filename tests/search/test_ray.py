@@ -101,7 +101,7 @@ def finished(folder):
 
 def in_training(folder, node):
     """Slots of trials that a node's worker trains and that have a checkpoint."""
-    if not (folder / "study.journal").exists():
+    if not (folder / "sweep.json").exists():
         return []
     _, study = study_of(folder)
     return [
@@ -146,7 +146,7 @@ def test_workers_of_two_nodes_share_one_sweep(start, tmp_path):
     )
     nodes = set()
     while process.poll() is None:
-        if (folder / "study.journal").exists():
+        if (folder / "sweep.json").exists():
             nodes |= {node_of(trial) for trial in slots(study_of(folder)[1]).values()}
         time.sleep(0.2)
     assert process.returncode == 0, process.communicate()[0]
