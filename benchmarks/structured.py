@@ -17,13 +17,12 @@ answer alike. Targets: at least 1.6 times as fast at 32, at most 3 points lost, 
 import argparse
 import copy
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tables import Table, spread
+from tables import publish
 from turns import compared
 
 TEXTS = {1: 48, 32: 192}
@@ -90,19 +89,8 @@ def measure(folders: dict[str, Path], turns: int) -> dict[str, Any]:
     }
 
 
-def table_of(result: dict[str, Any]) -> Table:
-    """One row a figure, with its target."""
-    lost = result["accuracy"][DENSE] - result["accuracy"][PRUNED]
-    rows = [
-        [f"times as fast, batch {size}", spread(found[DENSE]["ratio"]), f"≥ {SPEED}" if size == "32" else ""]
-        for size, found in result["batches"].items()
-    ]
-    rows.append(["points of accuracy lost", f"{100 * lost:.1f}", f"≤ {100 * LOST:.0f}"])
-    rows.append(["masked and cut apart", f"{result['apart']:.1e}", f"≤ {APART:.0e}"])
-    return Table(["pruned against dense", "measured", "target"], rows)
-
-
 def main() -> None:
+    """Measure, print, write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -112,7 +100,8 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     result = measure({DENSE: options.dense, PRUNED: options.pruned}, options.turns)
-    sys.stdout.write(table_of(result).markdown() + "\n")
+    result["targets"] = {"speed": SPEED, "lost": LOST, "apart": APART}
+    publish("structured", result, ("torch", "transformers"))
 
 
 if __name__ == "__main__":

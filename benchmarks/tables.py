@@ -287,6 +287,40 @@ def early_exit_table(result: Mapping[str, Any]) -> Table:
     return Table(header, rows)
 
 
+def sparse_table(result: Mapping[str, Any]) -> Table:
+    """One row a candidate: bytes of its linear layers, and its time against that of dense float32."""
+    batches = result["batches"]
+    rows = []
+    for name in next(iter(batches.values())):
+        stored = result["bytes"].get(name)
+        share = "—" if stored is None else f"{stored / result['bytes']['float32']:.2f}"
+        times = [
+            cell
+            for found in batches.values()
+            for cell in (milliseconds(found[name]["seconds"]), spread(found[name]["ratio"]))
+        ]
+        rows.append([name, *megabytes([stored]), share, *times])
+    header = [title for size in batches for title in (f"batch of {size}", f"/ float32 at {size}")]
+    return Table([f"texts of {result['tokens']} tokens", "linear layers", "/ float32", *header], rows)
+
+
+def structured_table(result: Mapping[str, Any]) -> Table:
+    """One row a figure, with its target."""
+    targets = result["targets"]
+    rows = [
+        [
+            f"times as fast, batch of {size}",
+            spread(found["dense"]["ratio"]),
+            f"≥ {targets['speed']}" if size == "32" else "",
+        ]
+        for size, found in result["batches"].items()
+    ]
+    lost = result["accuracy"]["dense"] - result["accuracy"]["pruned"]
+    rows.append(["points of accuracy lost", f"{100 * lost:.1f}", f"≤ {100 * targets['lost']:.0f}"])
+    rows.append(["masked and cut apart", f"{result['apart']:.1e}", f"≤ {targets['apart']:.0e}"])
+    return Table(["pruned against dense", "measured", "target"], rows)
+
+
 def solvers_table(result: Mapping[str, Any]) -> Table:
     """One row a solver."""
     gptq, allocation, targets = result["gptq"], result["allocation"], result["targets"]
@@ -332,8 +366,10 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
     "search_quality": search_quality_table,
     "serving": serving_table,
     "solvers": solvers_table,
+    "sparse": sparse_table,
     "startup": startup_table,
     "storage": storage_table,
+    "structured": structured_table,
     "sweep_overhead": sweep_overhead_table,
     "training_step": training_step_table,
     "wall_time": wall_time_table,
