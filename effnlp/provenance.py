@@ -16,6 +16,7 @@ from effnlp.record import EVALUATOR
 PACKAGES = (
     "torch", "pytorch-lightning", "hydra-core", "omegaconf", "optuna", "wandb", "codecarbon", "transformers",
     "tokenizers", "datasets", "torchmetrics", "numpy", "scipy", "scikit-learn", "pandas",
+    "peft", "onnxruntime", "torchao",
 )  # fmt: skip
 
 

@@ -1,8 +1,9 @@
-"""Who multiplies int8 by int8: torch's plain product, or fbgemm's on packed weights where a machine has it.
+"""Who multiplies int8 by int8: torch's plain product, fbgemm's on packed weights, ONNX Runtime, or torchao, compiled.
 
 The numbers are the same: activations are rounded alike, and sums of integers are exact. fbgemm comes with torch; it
 reads weights in blocks that are made once, and gives floats where the plain product gives integers that further passes
-turn into floats.
+turn into floats. The two others are packages of their own (:mod:`effnlp.compression.quantization.by_onnxruntime`,
+:mod:`effnlp.compression.quantization.by_torchao`).
 
 Source: Khudia et al. (2021), https://arxiv.org/abs/2101.05615
 
@@ -11,23 +12,25 @@ Legend: I width in, O width out, R rows (the tokens of all texts of a batch).
 
 import contextlib
 import functools
+import importlib
 import logging
 import time
 import warnings
+from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from importlib import metadata
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-NAMES = ("reference", "torch")
-"""``reference``: ``torch._int_mm`` and plain operators. ``torch``: the packed product of fbgemm, which torch brings."""
+NAMES = ("reference", "torch", "onnxruntime", "torchao")
+"""``reference``: ``torch._int_mm`` and plain operators. ``torch``: the packed product of fbgemm, which torch brings.
+``onnxruntime``: a graph a layer. ``torchao``: its product, compiled by torch, which takes a C++ compiler."""
 
-ELSEWHERE = {
-    "onnxruntime": "effnlp pick --format onnx writes the model for ONNX Runtime, integer products included",
-    "torchao": "its layers keep weights in forms of their own, and cannot stand for these",
-}
-"""What multiplies integers, too, but whole models or with numbers of its own."""
+OWN = NAMES[:2]
+"""What comes with torch, and what ``auto`` chooses from; the others are slower here or take long to start."""
 
 ZERO_POINT = (
     128  # fbgemm multiplies uint8 by int8: activations are shifted up, and the shift is taken off the sums
@@ -47,19 +50,38 @@ def check_backend(backend: str) -> str:
         ValueError: Naming those that it has.
     """
     known = ("auto", *NAMES)
-    here = f"this machine has {', '.join(available())}"
     if backend not in known:
-        why = f" ({ELSEWHERE[backend]})" if backend in ELSEWHERE else ""
-        raise ValueError(f"backend must be one of {', '.join(known)}, got {backend!r}{why}; {here}")
-    if backend != "auto" and backend not in available():
-        raise ValueError(f"backend {backend!r} is not exact on this machine, or not there; {here}")
+        here = f"this machine has {', '.join(available())}"
+        raise ValueError(f"backend must be one of {', '.join(known)}, got {backend!r}; {here}")
+    if backend != "auto" and not has(backend):
+        here = f"this machine has {', '.join(available())}"
+        raise ValueError(f"backend {backend!r} {why_not(backend)}; {here}")
     return backend
 
 
 @functools.cache
+def has(name: str) -> bool:
+    """Whether the products of a back-end are there and exact on this machine."""
+    return why_not(name) is None
+
+
 def available() -> tuple[str, ...]:
-    """Names whose products are exact on this machine, the reference first."""
-    return tuple(name for name in NAMES if _IS_EXACT[name]())
+    """Names of the back-ends that this machine has, the reference first."""
+    return tuple(name for name in NAMES if has(name))
+
+
+def why_not(name: str) -> str | None:
+    """What keeps this machine from a back-end; None: nothing does."""
+    if name not in OWN:
+        missing = _module(name).missing()
+        if missing is not None:
+            return f"needs {missing}"
+    return None if _is_exact(name) else "is not exact on this machine, or not there"
+
+
+def version_of(name: str) -> str:
+    """The version of the package that a back-end is part of."""
+    return metadata.version("torch" if name in OWN else name)
 
 
 def integer_products_are_exact() -> bool:
@@ -68,13 +90,13 @@ def integer_products_are_exact() -> bool:
     return bool((torch._int_mm(left, right.t()) == _SUM).all())
 
 
-def packed_products_are_exact() -> bool:
-    """Whether fbgemm is there and sums up without saturating."""
-    if "fbgemm" not in torch.backends.quantized.supported_engines:
+def packed_products_are_exact(name: str = "torch") -> bool:
+    """Whether a back-end works here and sums up without saturating."""
+    if name == "torch" and "fbgemm" not in torch.backends.quantized.supported_engines:
         return False
     left, right = _extremes()
     try:
-        found = PackedWeights().product(left.float(), right, torch.ones(len(right)))
+        found = make_packed(name).product(left.float(), right, torch.ones(len(right)))
     except (AttributeError, RuntimeError):  # an engine or an operator that this torch does not have
         return False
     return bool((found == float(_SUM)).all())
@@ -88,18 +110,39 @@ def _extremes() -> tuple[Tensor, Tensor]:
     return left, -left
 
 
-_IS_EXACT = {"reference": integer_products_are_exact, "torch": packed_products_are_exact}
+def _is_exact(name: str) -> bool:
+    return integer_products_are_exact() if name == "reference" else packed_products_are_exact(name)
 
 
-class PackedWeights:
-    """The weights of one layer in the blocks of fbgemm: made when first used and when they change, never stored."""
+def _module(name: str) -> Any:
+    return importlib.import_module(f"effnlp.compression.quantization.by_{name}")
+
+
+def make_packed(name: str) -> "PackedProduct":
+    """What multiplies for one layer; of a back-end that is not the reference."""
+    made: PackedProduct = PackedWeights() if name == "torch" else _module(name).Product()
+    return made
+
+
+class PackedProduct(ABC):
+    """The weights of one layer in a form of a back-end: made when first used and when they change, never stored."""
+
+    name: ClassVar[str]
 
     def __init__(self) -> None:
         self._made_of: list[tuple[Tensor | None, int]] = []
         self._packed: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PackedWeights, ()
+        return make_packed, (self.name,)
+
+    @abstractmethod
+    def pack(self, integers: Tensor, scales: Tensor, bias: Tensor | None) -> Any:
+        """What :meth:`multiply` reads, of weights (O, I), scales (O,) and a bias (O,)."""
+
+    @abstractmethod
+    def multiply(self, numbers: Tensor, packed: Any) -> Tensor:
+        """Float (R, I), integers from -127 to 127, to float32 (R, O): the product times the scales, and the bias."""
 
     def product(
         self,
@@ -124,9 +167,23 @@ class PackedWeights:
         made_of = [(part, _version(part)) for part in (integers, scales, input_scale, bias)]
         if not _are_same(made_of, self._made_of):
             both = scales if input_scale is None else input_scale * scales
-            self._packed, self._made_of = pack_weights(integers, both, bias), made_of
+            self._packed, self._made_of = self.pack(integers, both, bias), made_of
+        return self.multiply(numbers, self._packed)
+
+
+class PackedWeights(PackedProduct):
+    """The blocks of fbgemm."""
+
+    name = "torch"
+
+    def pack(self, integers: Tensor, scales: Tensor, bias: Tensor | None) -> Any:
+        """What fbgemm's operators read."""
+        return pack_weights(integers, scales, bias)
+
+    def multiply(self, numbers: Tensor, packed: Any) -> Tensor:
+        """By fbgemm, which rounds once more, by a scale of 1."""
         out: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            numbers, 1.0, ZERO_POINT, self._packed
+            numbers, 1.0, ZERO_POINT, packed
         )
         return out
 
@@ -164,46 +221,46 @@ def _engine(name: str) -> Iterator[None]:
         torch.backends.quantized.engine = before
 
 
-def usable(packed: PackedWeights | None, on: Tensor) -> PackedWeights | None:
-    """The packed weights of a layer where they can be used for these inputs; None: the reference takes its place.
+def usable(packed: PackedProduct | None, on: Tensor) -> PackedProduct | None:
+    """What multiplies for a layer where it can be used for these inputs; None: the reference takes its place.
 
     A model that was made elsewhere and asks for what this machine lacks is computed by the reference, which is logged.
     """
     if packed is None or on.device.type != "cpu" or len(on) < FEWEST_ROWS:
         return None
-    if "torch" not in available():
-        _tell_once()
+    if not has(packed.name):
+        _tell_once(packed.name)
         return None
     return packed
 
 
 @functools.cache
-def _tell_once() -> None:
-    log.warning("this machine lacks fbgemm, for which the model was made: plain products take its place")
+def _tell_once(name: str) -> None:
+    what = "fbgemm" if name == "torch" else name
+    log.warning("this machine lacks %s, for which the model was made: plain products take its place", what)
 
 
 def use_backend(model: nn.Module, backend: str) -> dict[str, float]:
-    """Let the integer layers of ``model`` be computed by ``backend``; ``auto`` is the fastest that is here.
+    """Let the integer layers of ``model`` be computed by ``backend``; ``auto`` is the fastest of what torch brings.
 
     Args:
         model: Its layers that have an attribute ``packed`` are those.
 
     Returns:
-        For the record: ``layers_by_torch`` or ``layers_by_reference``.
+        For the record: ``layers_by_torch``, ``layers_by_reference`` …; the record has the version of each package.
     """
-    name = available()[-1] if backend == "auto" else backend
+    name = ("torch" if has("torch") else "reference") if backend == "auto" else backend
     layers = [module for module in model.modules() if hasattr(module, "packed")]
     for layer in layers:
-        layer.packed = PackedWeights() if name == "torch" else None  # type: ignore[assignment]
+        layer.packed = None if name == "reference" else make_packed(name)  # type: ignore[assignment]
     return {f"layers_by_{name}": len(layers)}
 
 
 def in_use(model: nn.Module) -> dict[str, int]:
     """How many integer layers of a model each back-end computes on this machine."""
-    layers = [module for module in model.modules() if hasattr(module, "packed")]
-    by_torch = sum(layer.packed is not None for layer in layers) if "torch" in available() else 0
-    found = {"reference": len(layers) - by_torch, "torch": by_torch}
-    return {name: count for name, count in found.items() if count}
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "packed")]
+    names = ["reference" if layer.packed is None else layer.packed.name for layer in layers]
+    return dict(Counter(name if has(name) else "reference" for name in names))
 
 
 def times_as_fast(turns: int = 9, rows: int = 256, width: int = 384, outputs: int = 1536) -> dict[str, float]:

@@ -24,8 +24,8 @@ def quantize_dynamically(model: nn.Module, embeddings: bool = True, backend: str
 
     Args:
         embeddings: Keep the embedding tables in int8, too; their rows become floats when they are read.
-        backend: Who multiplies: ``reference``, ``torch``, or ``auto``, the fastest that this machine has; the numbers
-            are the same.
+        backend: Who multiplies: one of :data:`effnlp.compression.quantization.backends.NAMES`, or ``auto``, the faster
+            of those that torch brings; the numbers are the same.
 
     Raises:
         ValueError: If this machine lacks the back-end, or the encoder has no linear layer or, with ``embeddings``,

@@ -8,7 +8,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from effnlp.compression.quantization.backends import PackedWeights, integer_products_are_exact, usable
+from effnlp.compression.quantization.backends import PackedProduct, integer_products_are_exact, usable
 from effnlp.compression.quantization.integer import LARGEST, quantize_rows
 
 ROWS_AT_ONCE = 256
@@ -29,7 +29,7 @@ class DynamicInt8Linear(nn.Module):
 
     integers: Tensor
     scales: Tensor
-    packed: PackedWeights | None = None
+    packed: PackedProduct | None = None
     """Set by :func:`effnlp.compression.quantization.backends.use_backend`."""
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -57,7 +57,7 @@ class DynamicInt8Linear(nn.Module):
         """The same answers from all rows at once."""
         return _AllAtOnce(self)
 
-    def _by_packed(self, packed: PackedWeights, rows: Tensor) -> Tensor:
+    def _by_packed(self, packed: PackedProduct, rows: Tensor) -> Tensor:
         numbers, scales = round_rows(rows)
         return self._scale(packed.product(numbers, self.integers, self.scales), scales)
 
@@ -110,7 +110,7 @@ class StaticInt8Linear(nn.Module):
     integers: Tensor
     scales: Tensor
     input_scale: Tensor
-    packed: PackedWeights | None = None
+    packed: PackedProduct | None = None
     """Set by :func:`effnlp.compression.quantization.backends.use_backend`."""
 
     def __init__(self, linear: nn.Linear, scale: float) -> None:

@@ -1,6 +1,7 @@
 """Back-ends give the numbers of the reference, cost what it costs, and are never needed to read a model."""
 
 import copy
+import importlib.util
 import io
 import logging
 import pickle
@@ -10,7 +11,13 @@ import torch
 from torch import nn
 
 from effnlp.compression.quantization import backends
-from effnlp.compression.quantization.backends import PackedWeights, check_backend, in_use, use_backend
+from effnlp.compression.quantization.backends import (
+    PackedWeights,
+    check_backend,
+    in_use,
+    make_packed,
+    use_backend,
+)
 from effnlp.compression.quantization.int8_dynamic import quantize_dynamically
 from effnlp.compression.quantization.int8_static import Int8Static
 from effnlp.compression.quantization.products import DynamicInt8Linear, StaticInt8Linear
@@ -22,8 +29,27 @@ from effnlp.model.surgery import encoder_layers
 needs_packed = pytest.mark.skipif(
     "torch" not in backends.available(), reason="fbgemm is not there, or not exact on this CPU"
 )
+each_packed = pytest.mark.parametrize(
+    "name", ["torch", "onnxruntime", pytest.param("torchao", marks=pytest.mark.slow)]
+)
+"""The back-ends that keep weights in a form of their own; torchao compiles for some seconds."""
+
+OPERATORS = {
+    "torch": "quantized.linear_with_input_q_dq_qweight_dq_output_fp32",
+    "onnxruntime": "effnlp.int8_by_onnxruntime",
+    "torchao": "effnlp.int8_by_torchao",
+}
+
 RELATIVE = 1e-6
 """Bound stated for the back-ends: floats are multiplied and added in another order, integers are the same."""
+
+
+@pytest.fixture
+def name(name):
+    """A back-end that this machine has."""
+    if backends.why_not(name):
+        pytest.skip(f"{name} {backends.why_not(name)}")
+    return name
 
 
 @pytest.fixture(autouse=True)
@@ -47,19 +73,19 @@ def layer_of(kind, linear):
     return DynamicInt8Linear(linear) if kind == "dynamic" else StaticInt8Linear(linear, 0.02)
 
 
-@needs_packed
+@each_packed
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
 @pytest.mark.parametrize(
     ("rows", "inner", "outer"), [(1, 384, 96), (17, 31, 7), (300, 64, 130), (3, 4096, 8), (0, 8, 3)]
 )
-def test_the_packed_product_agrees_with_the_reference(kind, bias, rows, inner, outer):
+def test_the_packed_product_agrees_with_the_reference(name, kind, bias, rows, inner, outer):
     torch.manual_seed(rows)
     linear = nn.Linear(inner, outer, bias=bias)
     layer = layer_of(kind, linear)
     x = torch.randn(rows, inner) * torch.logspace(-3, 2, rows).unsqueeze(1)  # some beyond the static range
     expected = layer(x)
-    assert use_backend(layer, "torch") == {"layers_by_torch": 1}
+    assert use_backend(layer, name) == {f"layers_by_{name}": 1}
     assert expected.shape == layer(x).shape == (rows, outer)
     if not (inner % 16 or outer % 16):
         assert torch.equal(layer(x), expected)
@@ -67,52 +93,55 @@ def test_the_packed_product_agrees_with_the_reference(kind, bias, rows, inner, o
     assert ((layer(x) - expected).abs() <= RELATIVE * summands).all()
 
 
-@needs_packed
-def test_its_sums_are_exact_at_the_ends_of_the_range_and_the_smallest_number_is_minus_127():
+@each_packed
+def test_its_sums_are_exact_at_the_ends_of_the_range_and_the_smallest_number_is_minus_127(name):
     left = torch.randint(-127, 128, (40, 3000))
     left[0], left[1] = 127, -127
     right = torch.randint(-127, 128, (9, 3000), dtype=torch.int8)
     right[0], right[1] = 127, -127
-    found = PackedWeights().product(left.float(), right, torch.ones(9))
+    found = make_packed(name).product(left.float(), right, torch.ones(9))
     exact = left @ right.long().t()
     assert torch.equal(found, exact.float())
 
 
-@needs_packed
+@each_packed
 @pytest.mark.parametrize("make", [Int8Static, SmoothQuant], ids=["int8_static", "smoothquant"])
-def test_methods_that_calibrate_let_it_be_chosen(make, make_classifier, make_batch):
+def test_methods_that_calibrate_let_it_be_chosen(name, make, make_classifier, make_batch):
     def finished(backend):
         method, model = make(backend=backend), make_classifier().eval()
         method.calibrate(model, [make_batch()])
         return method.finish(model).eval()
 
-    by_torch, by_reference = finished("torch"), finished("reference")
-    assert by_torch.applied["compression/quantization"]["layers_by_torch"] == 18
+    packed, by_reference = finished(name), finished("reference")
+    assert packed.applied["compression/quantization"][f"layers_by_{name}"] == 18
     assert by_reference.applied["compression/quantization"]["layers_by_reference"] == 18
-    assert (in_use(by_torch), in_use(by_reference)) == ({"torch": 18}, {"reference": 18})
-    torch.testing.assert_close(by_torch(make_batch()), by_reference(make_batch()), rtol=0, atol=5e-3)
+    assert (in_use(packed), in_use(by_reference)) == ({name: 18}, {"reference": 18})
+    torch.testing.assert_close(packed(make_batch()), by_reference(make_batch()), rtol=0, atol=5e-3)
 
 
-@needs_packed
-def test_bytes_and_flops_are_those_of_the_reference_and_no_operator_is_uncounted(make_classifier, make_batch):
-    batch, models = make_batch(), {}
-    for name in backends.NAMES:
-        models[name] = quantize_dynamically(make_classifier(), backend=name).eval()
-    counts = {name: count_flops(lambda model=model: model(batch)) for name, model in models.items()}
-    assert counts["torch"].flops == counts["reference"].flops
-    assert counts["torch"].flops == count_flops(lambda: make_classifier()(batch)).flops
-    assert not counts["torch"].uncounted
-    assert "quantized.linear_with_input_q_dq_qweight_dq_output_fp32" in counts["torch"].by_operator
-    assert stored_bytes(models["torch"]) == stored_bytes(models["reference"])
-    assert models["torch"].state_dict().keys() == models["reference"].state_dict().keys()
+@each_packed
+def test_bytes_and_flops_are_those_of_the_reference_and_no_operator_is_uncounted(
+    name, make_classifier, make_batch
+):
+    batch = make_batch()
+    models = {
+        each: quantize_dynamically(make_classifier(), backend=each).eval() for each in (name, "reference")
+    }
+    counts = {each: count_flops(lambda model=model: model(batch)) for each, model in models.items()}
+    assert counts[name].flops == counts["reference"].flops
+    assert counts[name].flops == count_flops(lambda: make_classifier()(batch)).flops
+    assert not counts[name].uncounted
+    assert OPERATORS[name] in counts[name].by_operator
+    assert stored_bytes(models[name]) == stored_bytes(models["reference"])
+    assert models[name].state_dict().keys() == models["reference"].state_dict().keys()
 
 
-@needs_packed
-def test_what_is_packed_is_not_stored_and_a_copy_packs_for_itself():
+@each_packed
+def test_what_is_packed_is_not_stored_and_a_copy_packs_for_itself(name):
     torch.manual_seed(0)
     layer, x = DynamicInt8Linear(nn.Linear(256, 256)), torch.randn(5, 256)
     plain = len(pickle.dumps(layer))
-    use_backend(layer, "torch")
+    use_backend(layer, name)
     expected = layer(x)
     buffer = io.BytesIO()
     torch.save(layer, buffer)
@@ -123,13 +152,13 @@ def test_what_is_packed_is_not_stored_and_a_copy_packs_for_itself():
         assert other.packed is not layer.packed
 
 
-@needs_packed
+@each_packed
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
-def test_weights_that_are_loaded_or_written_into_are_packed_again(kind):
+def test_weights_that_are_loaded_or_written_into_are_packed_again(name, kind):
     torch.manual_seed(0)
     layers, x = [layer_of(kind, nn.Linear(16, 8)) for _ in range(2)], torch.randn(5, 16)
     for layer in layers:
-        use_backend(layer, "torch")
+        use_backend(layer, name)
     first, second = (layer(x) for layer in layers)
     layers[0].load_state_dict(layers[1].state_dict())
     assert not torch.equal(first, second)
@@ -144,7 +173,7 @@ def test_a_model_from_elsewhere_is_computed_by_the_reference_where_the_kernel_is
 ):
     model, batch = quantize_dynamically(make_classifier(), backend="torch").eval(), make_batch()
     expected = quantize_dynamically(make_classifier(), backend="reference").eval()(batch)
-    monkeypatch.setattr(backends, "available", lambda: ("reference",))
+    monkeypatch.setattr(backends, "has", lambda name: name == "reference")
     backends._tell_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert torch.equal(model(batch), expected)
@@ -171,19 +200,36 @@ def test_in_a_graph_the_plain_products_stand_and_answer_the_same():
 
 def test_a_back_end_that_is_not_there_is_refused_with_those_that_are(make_classifier, monkeypatch):
     model = make_classifier()
-    with pytest.raises(ValueError, match=r"got 'onnxruntime' \(effnlp pick --format onnx"):
-        quantize_dynamically(model, backend="onnxruntime")
     with pytest.raises(
-        ValueError, match="backend must be one of auto, reference, torch, got 'tpu'; this machine has"
+        ValueError,
+        match="one of auto, reference, torch, onnxruntime, torchao, got 'tpu'; this machine has reference",
     ):
         Int8Static(backend="tpu")
-    monkeypatch.setattr(backends, "available", lambda: ("reference",))
-    with pytest.raises(
-        ValueError, match="'torch' is not exact on this machine, or not there; this machine has refer"
-    ):
-        SmoothQuant(backend="torch")
-    assert check_backend("auto") == "auto"
-    assert quantize_dynamically(model).applied["compression/quantization"]["layers_by_reference"] == 18
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    backends.has.cache_clear()
+    try:
+        with pytest.raises(
+            ValueError, match=r"'torchao' needs torchao \(pip install 'effnlp\[torchao\]'\); this mach"
+        ):
+            quantize_dynamically(model, backend="torchao")
+        with pytest.raises(
+            ValueError, match=r"'onnxruntime' needs onnxruntime and onnx \(pip install 'effnlp\[onnx"
+        ):
+            quantize_dynamically(model, backend="onnxruntime")
+    finally:
+        backends.has.cache_clear()
+    monkeypatch.undo()
+    monkeypatch.setattr(backends, "_is_exact", lambda name: name == "reference")
+    backends.has.cache_clear()
+    try:
+        with pytest.raises(
+            ValueError, match="'torch' is not exact on this machine, or not there; this machine has refer"
+        ):
+            SmoothQuant(backend="torch")
+        assert check_backend("auto") == "auto"
+        assert quantize_dynamically(model).applied["compression/quantization"]["layers_by_reference"] == 18
+    finally:
+        backends.has.cache_clear()
     assert encoder_layers(model, DynamicInt8Linear)
 
 
