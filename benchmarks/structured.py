@@ -4,8 +4,8 @@
 
 DENSE and PRUNED are runs that kept their models, such as MiniLM on 3000 texts of SST-2, with and without the pruning:
 
-    OPTIONS="task=sst2 task.train_size=3000 model=pretrained model.max_length=64 model.inner_dropout=false hardware=bf16 \\
-        data/order=length_grouped trainer.epochs=3 trainer.batch_size=16 finetuning.learning_rate=1e-3"
+    OPTIONS="task=sst2 task.train_size=3000 model=pretrained model.max_length=64 model.inner_dropout=false \\
+        hardware=bf16 data/order=length_grouped trainer.epochs=3 trainer.batch_size=16 finetuning.learning_rate=1e-3"
     effnlp run $OPTIONS hydra.run.dir=DENSE
     effnlp run $OPTIONS compression/pruning=structured hydra.run.dir=PRUNED
 

@@ -30,7 +30,7 @@ needs_packed = pytest.mark.skipif(
     "torch" not in backends.available(), reason="fbgemm is not there, or not exact on this CPU"
 )
 each_packed = pytest.mark.parametrize(
-    "name", ["torch", "onnxruntime", pytest.param("torchao", marks=pytest.mark.slow)]
+    "name", ["torch", "onnxruntime", pytest.param("torchao", marks=pytest.mark.slow)], indirect=True
 )
 """The back-ends that keep weights in a form of their own; torchao compiles for some seconds."""
 
@@ -45,11 +45,11 @@ RELATIVE = 1e-6
 
 
 @pytest.fixture
-def name(name):
+def name(request):
     """A back-end that this machine has."""
-    if backends.why_not(name):
-        pytest.skip(f"{name} {backends.why_not(name)}")
-    return name
+    if why := backends.why_not(request.param):
+        pytest.skip(f"{request.param} {why}")
+    return request.param
 
 
 @pytest.fixture(autouse=True)
