@@ -27,6 +27,9 @@ from effnlp.model.storage import Deployed
 TOLERANCE = 1e-4
 """Largest difference of a logit that is put down to another order of summation."""
 
+SHIFT = 128
+"""By which signed bytes are moved up to be unsigned ones."""
+
 LONGEST_CHECKED = 64
 CHECKED = ((1, 1), (1, LONGEST_CHECKED), (2, 3), (7, 17), (32, 40))
 """Batches on which the file is compared with the model: texts, and tokens of the longest."""
@@ -190,10 +193,17 @@ def _untranslated(stage: Stage, error: BaseException) -> str:
 
 def _translations() -> dict[Any, Callable[..., Any]]:
     """Operators that torch's exporter does not know."""
+    from onnx import TensorProto
     from onnxscript import opset18
 
     def integer_product(left: Any, right: Any) -> Any:
-        return opset18.MatMulInteger(left, right)
+        # Runtimes are five times as fast where the left factor has no sign: it is shifted up, and the shift taken off.
+        unsigned = TensorProto.UINT8
+        shift = opset18.Cast(opset18.Constant(value_int=SHIFT), to=unsigned)
+        shifted = opset18.QuantizeLinear(
+            opset18.Cast(left, to=TensorProto.FLOAT), opset18.Constant(value_float=1.0), shift
+        )
+        return opset18.MatMulInteger(shifted, right, shift)
 
     return {torch.ops.aten._int_mm.default: integer_product}
 
