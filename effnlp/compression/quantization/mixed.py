@@ -1,4 +1,4 @@
-"""Mixed bits: each table and linear layer in the bits that its share in the answers is worth, within a budget of bytes.
+"""Mixed bits: each table and linear layer in the bits that its share in the answers is worth, within a budget.
 
 Source: Dong et al. (2020), https://arxiv.org/abs/1911.03852
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from effnlp.compression.quantization.allocation import assign
+from effnlp.compression.quantization.layer_times import nanoseconds
 from effnlp.compression.quantization.moment import check_texts
 from effnlp.compression.quantization.packed import (
     PackedEmbedding,
@@ -61,7 +62,9 @@ class Mixed:
     Args:
         bits: Widths to choose from: some of 2, 3, 4 and 8.
         bytes_fraction: The budget: bytes of the rounded weights with their scales, as a fraction of what they are as
-            floats; in (0, 1].
+            floats; in (0, 1]. None: there is a budget of time.
+        latency_fraction: The budget in its place: what the layers take for a text, each measured alone on this machine,
+            as a fraction of what they take as floats; above 0, and above 1 where unpacking costs more than it saves.
         sensitivity: ``hessian``: half the mean of the diagonal of a layer's Hessian times |W - Q(W)|²; ``loss``: how
             far answers really move with this layer alone rounded, which takes a pass for each layer and width.
         probes: Random vectors for each batch of texts, for the trace.
@@ -77,7 +80,8 @@ class Mixed:
     def __init__(
         self,
         bits: Sequence[int] = (2, 3, 4, 8),
-        bytes_fraction: float = 0.15,
+        bytes_fraction: float | None = 0.15,
+        latency_fraction: float | None = None,
         sensitivity: str = "hessian",
         probes: int = 4,
         group_size: int | None = 64,
@@ -87,16 +91,25 @@ class Mixed:
         self.bits = sorted({check_bits(width) for width in bits})
         if not self.bits:
             raise ValueError("bits must name at least one width")
-        if not 0 < bytes_fraction <= 1:
+        if (bytes_fraction is None) == (latency_fraction is None):
+            raise ValueError(
+                f"one of bytes_fraction and latency_fraction must be a budget and the other null, "
+                f"got {bytes_fraction} and {latency_fraction}"
+            )
+        if latency_fraction is not None and not latency_fraction > 0:
+            raise ValueError(f"latency_fraction must be above 0, got {latency_fraction}")
+        if bytes_fraction is not None and not 0 < bytes_fraction <= 1:
             raise ValueError(f"bytes_fraction must be in (0, 1], got {bytes_fraction}")
         if sensitivity not in SENSITIVITIES:
             raise ValueError(f"sensitivity must be one of {', '.join(SENSITIVITIES)}, got {sensitivity!r}")
         if probes < 1:
             raise ValueError(f"probes must be at least 1, got {probes}")
-        self.bytes_fraction, self.sensitivity, self.probes = bytes_fraction, sensitivity, probes
+        self.bytes_fraction, self.latency_fraction = bytes_fraction, latency_fraction
+        self.sensitivity, self.probes = sensitivity, probes
         self.group_size, self.symmetric = check_group_size(group_size), symmetric
         self.calibration_texts = check_texts(calibration_texts)
         self._errors: dict[str, list[float]] | None = None
+        self._times: tuple[list[int], list[list[int]]] | None = None
 
     def check(self, model: nn.Module) -> None:
         """Refuse groups that do not fill a row, and a budget that no choice of bits meets, before the training."""
@@ -133,12 +146,14 @@ class Mixed:
         widths = dict(zip(layers, (self.bits[option] for option in options), strict=True))
         noted = self._summary(layers, widths, budget, costs, errors)
         for name, layer in layers.items():
-            made = PackedLinear if isinstance(layer, nn.Linear) else PackedEmbedding
-            rounded = self._rounded(layer.weight.detach(), widths[name])
-            replace_layers(model, [layer], partial(made, rounded=rounded))
+            replace_layers(model, [layer], partial(self._packed, bits=widths[name]))
         note(model, "compression/quantization", noted)
-        self._errors = None
+        self._errors = self._times = None
         return model
+
+    def _packed(self, layer: Any, bits: int) -> nn.Module:
+        made = PackedLinear if isinstance(layer, nn.Linear) else PackedEmbedding
+        return made(layer, rounded=self._rounded(layer.weight.detach(), bits))
 
     def _rounded(self, weight: Tensor, bits: int) -> Rounded:
         return round_rows(weight, bits, self.group_size, self.symmetric)
@@ -153,26 +168,40 @@ class Mixed:
         return float(lost.double().square().mean())
 
     def _budget(self, layers: Mapping[str, Any]) -> tuple[int, list[list[int]]]:
-        """The budget in bytes, and what each layer takes in each width.
+        """The budget in bytes or nanoseconds, and what each layer takes in each width.
 
         Raises:
             ValueError: If groups do not fill a row, or the budget is too small; names the smallest possible.
         """
         check_groups(layers, self.group_size)
+        whole, costs = self._bytes(layers) if self.latency_fraction is None else self._nanoseconds(layers)
+        fraction: Any = self.bytes_fraction or self.latency_fraction
+        budget, smallest = math.floor(fraction * whole), sum(map(min, costs))
+        if smallest > budget:
+            name, unit = (
+                ("bytes_fraction", "bytes") if self.bytes_fraction else ("latency_fraction", "nanoseconds")
+            )
+            possible = math.ceil(smallest / whole * 1e4) / 1e4
+            raise ValueError(
+                f"no choice of bits meets {name}={fraction:g}: with a scale for each group, the cheapest widths take "
+                f"{smallest} of {whole} {unit}; the smallest possible is {possible:g}"
+            )
+        return budget, costs
+
+    def _bytes(self, layers: Mapping[str, Any]) -> tuple[int, list[list[int]]]:
+        """All layers as floats, and each in each width."""
         costs = [
             [packed_bytes(layer.weight, bits, self.group_size, self.symmetric) for bits in self.bits]
             for layer in layers.values()
         ]
-        whole = float_bytes(layers)
-        budget, smallest = math.floor(self.bytes_fraction * whole), sum(map(min, costs))
-        if smallest > budget:
-            possible = math.ceil(smallest / whole * 1e4) / 1e4
-            raise ValueError(
-                f"no choice of bits meets bytes_fraction={self.bytes_fraction:g}: with a scale for each group, "
-                f"{self.bits[0]} bits everywhere take {smallest} of {whole} bytes; "
-                f"the smallest possible is {possible:g}"
-            )
-        return budget, costs
+        return float_bytes(layers), costs
+
+    def _nanoseconds(self, layers: Mapping[str, Any]) -> tuple[int, list[list[int]]]:
+        """All layers as floats, and each in each width, as measured once: later calls decide by the same figures."""
+        if self._times is None:
+            self._times = nanoseconds(layers, [partial(self._packed, bits=bits) for bits in self.bits])
+        as_floats, costs = self._times
+        return sum(as_floats), costs
 
     def _summary(
         self,
@@ -182,15 +211,14 @@ class Mixed:
         costs: Sequence[Sequence[int]],
         errors: Sequence[Sequence[float]],
     ) -> dict[str, float]:
-        """What is noted: the whole assignment, too."""
+        """What is noted: the whole assignment, too. Costs are in the unit of the budget."""
         places = [self.bits.index(width) for width in widths.values()]
         lost = sum(row[place] for row, place in zip(errors, places, strict=True))
         weights = [layer.weight.numel() for layer in layers.values()]
         noted: dict[str, float] = {
             "layers": len(layers),
             "packed_weights": sum(weights),
-            "bytes": sum(row[place] for row, place in zip(costs, places, strict=True)),
-            "budget_bytes": budget,
+            **self._spent(layers, places, costs, budget),
             "average_bits": sum(w * n for w, n in zip(widths.values(), weights, strict=True)) / sum(weights),
             "expected_loss": lost,
         }
@@ -200,3 +228,14 @@ class Mixed:
                 noted["expected_loss_of_uniform"] = sum(row[place] for row in errors)
                 break
         return noted | {f"bits/{name}": width for name, width in widths.items()}
+
+    def _spent(
+        self, layers: Mapping[str, Any], places: Sequence[int], costs: Sequence[Sequence[int]], budget: int
+    ) -> dict[str, float]:
+        """The bytes of the choice, and the budget; of a budget of time, what the layers take, too."""
+        spent = sum(row[place] for row, place in zip(costs, places, strict=True))
+        if self.latency_fraction is None:
+            return {"bytes": spent, "budget_bytes": budget}
+        _, each = self._bytes(layers)
+        taken = sum(row[place] for row, place in zip(each, places, strict=True))
+        return {"bytes": taken, "layer_seconds": spent / 1e9, "budget_seconds": budget / 1e9}

@@ -138,6 +138,63 @@ def test_a_budget_that_no_choice_meets_names_the_smallest_before_the_training(ma
         Mixed(bytes_fraction=named - 1e-3).check(make_classifier())
 
 
+def clocks(monkeypatch, seconds):
+    """Layers take what ``seconds`` says of their kind and bits; floats take 100 ns."""
+
+    def nanoseconds(layers, changes):
+        bits = [change.keywords["bits"] for change in changes]
+        return [100] * len(layers), [[seconds(layer, width) for width in bits] for layer in layers.values()]
+
+    monkeypatch.setattr("effnlp.compression.quantization.mixed.nanoseconds", nanoseconds)
+
+
+def test_a_budget_of_time_is_kept_exactly_and_is_noted_in_seconds(monkeypatch, make_classifier, make_batch):
+    clocks(monkeypatch, lambda layer, width: (10 if isinstance(layer, nn.Linear) else 30) * width)
+    chosen = Mixed(bits=[2, 4, 8], bytes_fraction=None, latency_fraction=0.5)
+    model = make_classifier(depth=1)
+    layers = encoder_layers(model, *KINDS)
+    method.calibrate(chosen, model, [make_batch(16)], "finish")
+    costs = [
+        [(10 if isinstance(layer, nn.Linear) else 30) * width for width in (2, 4, 8)]
+        for layer in layers.values()
+    ]
+    errors = [chosen._errors[name] for name in layers]
+    found = chosen.finish(model).applied["compression/quantization"]
+    assert found["budget_seconds"] == pytest.approx(50e-9 * len(layers))
+    assert found["layer_seconds"] <= found["budget_seconds"]
+    assert found["expected_loss"] == pytest.approx(by_brute_force(costs, errors, 50 * len(layers)))
+    assert "budget_bytes" not in found
+    assert found["bytes"] == sum(
+        packed_bytes(layer.weight, widths_of(model)[name], 64, False) for name, layer in layers.items()
+    )
+
+
+def test_real_layers_are_measured_and_where_more_bits_are_no_slower_all_get_them(make_classifier, make_batch):
+    model = with_texts(Mixed(bytes_fraction=None, latency_fraction=1000.0), make_classifier(), [make_batch()])
+    assert set(widths_of(model).values()) == {8}
+    noted = model.applied["compression/quantization"]
+    assert 0 < noted["layer_seconds"] < noted["budget_seconds"]
+
+
+def test_a_budget_of_time_that_no_choice_meets_names_the_smallest(monkeypatch, make_classifier):
+    clocks(monkeypatch, lambda _, width: 20 * width)
+    with pytest.raises(
+        ValueError, match=r"latency_fraction=0.3.* of \d+ nanoseconds; the smallest possible is 0.4"
+    ):
+        Mixed(bytes_fraction=None, latency_fraction=0.3).check(make_classifier())
+
+
+@pytest.mark.parametrize("budgets", [{}, {"bytes_fraction": 0.2, "latency_fraction": 1.0}])
+def test_there_is_one_budget(budgets):
+    with pytest.raises(ValueError, match="one of bytes_fraction and latency_fraction must be a budget"):
+        Mixed(**{"bytes_fraction": None, **budgets})
+
+
+def test_a_budget_of_time_is_above_zero():
+    with pytest.raises(ValueError, match="latency_fraction must be above 0, got -1"):
+        Mixed(bytes_fraction=None, latency_fraction=-1)
+
+
 def test_it_has_a_graph_and_gives_the_same_answers_there(make_classifier, make_batch):
     batch = make_batch()
     model = with_texts(Mixed(), make_classifier(), [batch])
