@@ -41,3 +41,24 @@ def quantize_dynamically(model: nn.Module, embeddings: bool = True, backend: str
     noted = {"layers": len(linears), "int8_weights": weights, **use_backend(model, backend)}
     note(model, "compression/quantization", noted)
     return model
+
+
+class Int8Dynamic:
+    """What :func:`quantize_dynamically` makes of the trained model.
+
+    Args:
+        embeddings: As there.
+        backend: As there; one that this machine lacks is refused before anything is trained.
+
+    Raises:
+        ValueError: If this machine lacks the back-end.
+        RuntimeError: If the integer products of this machine are wrong.
+    """
+
+    def __init__(self, embeddings: bool = True, backend: str = "auto") -> None:
+        need_exact_products()
+        self.embeddings, self.backend = embeddings, check_backend(backend)
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Round the trained model, in place."""
+        return quantize_dynamically(model, self.embeddings, self.backend)

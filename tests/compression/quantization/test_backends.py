@@ -18,7 +18,7 @@ from effnlp.compression.quantization.backends import (
     make_packed,
     use_backend,
 )
-from effnlp.compression.quantization.int8_dynamic import quantize_dynamically
+from effnlp.compression.quantization.int8_dynamic import Int8Dynamic, quantize_dynamically
 from effnlp.compression.quantization.int8_static import Int8Static
 from effnlp.compression.quantization.products import DynamicInt8Linear, StaticInt8Linear
 from effnlp.compression.quantization.smoothquant import SmoothQuant
@@ -212,6 +212,8 @@ def test_a_back_end_that_is_not_there_is_refused_with_those_that_are(make_classi
             ValueError, match=r"'torchao' needs torchao \(pip install 'effnlp\[torchao\]'\); this mach"
         ):
             quantize_dynamically(model, backend="torchao")
+        with pytest.raises(ValueError, match="'torchao' needs torchao"):
+            Int8Dynamic(backend="torchao")  # made before anything is trained
         with pytest.raises(
             ValueError, match=r"'onnxruntime' needs onnxruntime and onnx \(pip install 'effnlp\[onnx"
         ):
