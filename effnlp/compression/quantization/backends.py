@@ -2,8 +2,7 @@
 
 The numbers are the same: activations are rounded alike, and sums of integers are exact. fbgemm comes with torch; it
 reads weights in blocks that are made once, and gives floats where the plain product gives integers that further passes
-turn into floats. The two others are packages of their own (:mod:`effnlp.compression.quantization.by_onnxruntime`,
-:mod:`effnlp.compression.quantization.by_torchao`).
+turn into floats. The two others are packages of their own (:data:`MODULES`).
 
 Source: Khudia et al. (2021), https://arxiv.org/abs/2101.05615
 
@@ -28,6 +27,12 @@ from torch import Tensor, nn
 NAMES = ("reference", "torch", "onnxruntime", "torchao")
 """``reference``: ``torch._int_mm`` and plain operators. ``torch``: the packed product of fbgemm, which torch brings.
 ``onnxruntime``: a graph a layer. ``torchao``: its product, compiled by torch, which takes a C++ compiler."""
+
+MODULES = {
+    "onnxruntime": "effnlp.compression.quantization.by_onnxruntime",
+    "torchao": "effnlp.compression.quantization.by_torchao",
+}
+"""Where the back-ends are that are packages of their own; read when they are asked for."""
 
 OWN = NAMES[:2]
 """What comes with torch, and what ``auto`` chooses from; the others are slower here or take long to start."""
@@ -115,7 +120,7 @@ def _is_exact(name: str) -> bool:
 
 
 def _module(name: str) -> Any:
-    return importlib.import_module(f"effnlp.compression.quantization.by_{name}")
+    return importlib.import_module(MODULES[name])
 
 
 def make_packed(name: str) -> "PackedProduct":
