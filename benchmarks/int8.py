@@ -12,17 +12,17 @@ tool, and our integer graph.
 import argparse
 import copy
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tables import publish
-from turns import compared
+from turns import compared, until
 
 BATCHES, LENGTHS = (1, 32), (16, 64, 256)
-SECONDS_PER_SHAPE, FEWEST_TURNS = 20.0, 7
+SECONDS_PER_SHAPE = 20.0
 LONGEST = 256
 
 
@@ -65,14 +65,16 @@ def quantize_by_onnxruntime(path: Path, quantized: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    def forget_shapes(source: Path, target: Path) -> None:
+        """Leave out those that exporter and optimiser noted, some of which the next step finds inconsistent."""
+        model = onnx.load(source)
+        model.graph.ClearField("value_info")
+        onnx.save(model, target)
+
     prepared = quantized.with_suffix(".prepared")
-    for source in (path, prepared):
-        # Shapes that exporter and optimiser noted, some of which the next step finds inconsistent.
-        graph = onnx.load(source)
-        graph.graph.ClearField("value_info")
-        onnx.save(graph, prepared)
-        if source == path:
-            quant_pre_process(prepared, prepared, skip_symbolic_shape=True)
+    forget_shapes(path, prepared)
+    quant_pre_process(prepared, prepared, skip_symbolic_shape=True)
+    forget_shapes(prepared, prepared)
     quantize_dynamic(prepared, quantized, weight_type=QuantType.QInt8)
 
 
@@ -88,20 +90,9 @@ def make_batch(texts: int, tokens: int) -> dict[str, Any]:
     }
 
 
-def take_turns(
-    candidates: Mapping[str, Callable[[Any], Any]], batch: Any, seconds: float
-) -> dict[str, list[float]]:
-    """Seconds of each candidate, in turns, until the time is up; the first two turns warm up."""
-    taken: dict[str, list[float]] = {name: [] for name in candidates}
-    turn, end = 0, time.perf_counter() + seconds
-    while turn < FEWEST_TURNS or time.perf_counter() < end:
-        for name, answer in candidates.items():
-            start = time.perf_counter()
-            answer(batch)
-            if turn >= 2:
-                taken[name].append(time.perf_counter() - start)
-        turn += 1
-    return taken
+def calls(candidates: Mapping[str, Callable[[Any], Any]], batch: Any) -> dict[str, Callable[[], Any]]:
+    """Each candidate for one batch."""
+    return {name: partial(answer, batch) for name, answer in candidates.items()}
 
 
 def main() -> None:
@@ -124,7 +115,9 @@ def main() -> None:
             {
                 "texts": texts,
                 "tokens": tokens,
-                "candidates": compared(take_turns(candidates, make_batch(texts, tokens), seconds), "float32"),
+                "candidates": compared(
+                    until(seconds, calls(candidates, make_batch(texts, tokens))), "float32"
+                ),
             }
             for texts, tokens in shapes
         ]

@@ -8,12 +8,12 @@ the fastest turn) of one thread.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from tables import publish
 from torch import Tensor, nn
+from turns import until
 
 from effnlp.compression.quantization.integer import Int8Linear, quantize_rows
 from effnlp.compression.quantization.products import DynamicInt8Linear
@@ -51,20 +51,6 @@ def candidates(rows: int, inner: int, outer: int) -> dict[str, Callable[[], Tens
     }
 
 
-def measure(calls: dict[str, Callable[[], Tensor]], seconds: float) -> dict[str, list[float]]:
-    """Seconds of each call, in turns, until the time is up; two turns to warm up are not counted."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    turn, end = 0, time.perf_counter() + seconds
-    while turn < 7 or time.perf_counter() < end:
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if turn >= 2:
-                taken[name].append(time.perf_counter() - start)
-        turn += 1
-    return taken
-
-
 def main() -> None:
     """Measure every shape, print, write."""
     argparse.ArgumentParser(
@@ -74,7 +60,7 @@ def main() -> None:
     results = []
     for shape in SHAPES:
         with torch.inference_mode():
-            taken = measure(candidates(*shape), SECONDS_PER_SHAPE)
+            taken = until(SECONDS_PER_SHAPE, candidates(*shape))
         rows, inner, outer = shape
         results.append(
             {

@@ -13,15 +13,15 @@ Expected: dense kernels take as long with zeros as without; four bits take half 
 
 import argparse
 import copy
-import time
 import warnings
+from functools import partial
 from typing import Any
 
 from tables import publish
-from turns import compared
+from turns import compared, until
 
 BATCHES, TOKENS = (1, 32), 64
-SECONDS_PER_SHAPE, FEWEST_TURNS = 60.0, 7
+SECONDS_PER_SHAPE = 60.0
 
 DENSE, SPARSE, CSR, PAIRS = "float32", "90 % zeros", "90 % zeros, CSR product", "2:4"
 EIGHT, FOUR = "int8_weight_only", "int4_weight_only"
@@ -87,26 +87,12 @@ def make_candidates() -> tuple[dict[str, Any], dict[str, int]]:
     return {name: models[name] for name in (DENSE, SPARSE, CSR, PAIRS, EIGHT, FOUR)}, sizes
 
 
-def take_turns(models: dict[str, Any], texts: int, seconds: float) -> dict[str, list[float]]:
-    """Seconds of each model, in turns, until the time is up; the first two turns warm up."""
+def make_batch(texts: int) -> dict[str, Any]:
+    """Random ids without padding."""
     import torch
 
     ids = torch.randint(1000, 20000, (texts, TOKENS), generator=torch.Generator().manual_seed(0))
-    batch = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "token_type_ids": torch.zeros_like(ids),
-    }
-    taken: dict[str, list[float]] = {name: [] for name in models}
-    turn, end = 0, time.perf_counter() + seconds
-    while turn < FEWEST_TURNS or time.perf_counter() < end:
-        for name, model in models.items():
-            start = time.perf_counter()
-            model(batch)
-            if turn >= 2:
-                taken[name].append(time.perf_counter() - start)
-        turn += 1
-    return taken
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
 
 
 def main() -> None:
@@ -122,12 +108,10 @@ def main() -> None:
     torch.set_num_threads(1)
     models, sizes = make_candidates()
     with torch.inference_mode():
-        found = {
-            str(texts): compared(
-                take_turns(models, texts, 0.0 if options.quick else SECONDS_PER_SHAPE), DENSE
-            )
-            for texts in (BATCHES[:1] if options.quick else BATCHES)
-        }
+        found = {}
+        for texts in BATCHES[:1] if options.quick else BATCHES:
+            calls = {name: partial(model, make_batch(texts)) for name, model in models.items()}
+            found[str(texts)] = compared(until(0.0 if options.quick else SECONDS_PER_SHAPE, calls), DENSE)
     content = {"tokens": TOKENS, "bytes": sizes, "batches": found}
     publish("sparse", content, ("torch", "transformers"), write=not options.quick)
 

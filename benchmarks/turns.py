@@ -1,8 +1,13 @@
 """What is compared takes turns, so that a busy moment of the machine hits all of it; medians with their spread."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
+
+FEWEST_TURNS = 7
+"""Of which the first two warm up."""
 
 
 @dataclass(frozen=True)
@@ -34,3 +39,17 @@ def compared(rounds: Mapping[str, Sequence[float]], reference: str) -> dict[str,
         ratios = [value / base for value, base in zip(values, rounds[reference], strict=True)]
         found[name] = {"seconds": asdict(Spread.of(values)), "ratio": asdict(Spread.of(ratios))}
     return found
+
+
+def until(seconds: float, calls: Mapping[str, Callable[[], Any]]) -> dict[str, list[float]]:
+    """Seconds of each call, in turns, until the time is up; two turns to warm up are not counted."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    turn, end = 0, time.perf_counter() + seconds
+    while turn < FEWEST_TURNS or time.perf_counter() < end:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if turn >= 2:
+                taken[name].append(time.perf_counter() - start)
+        turn += 1
+    return taken
