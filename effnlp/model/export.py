@@ -199,7 +199,7 @@ def _translations() -> dict[Any, Callable[..., Any]]:
     to: Any = opset18  # its operators are typed for scripts
 
     def integer_product(left: Any, right: Any) -> Any:
-        # Runtimes are five times as fast where the left factor has no sign: it is shifted up, and the shift taken off.
+        # Runtimes are several times as fast where the left factor has no sign: it is shifted up, and the shift off.
         shift = to.Cast(to.Constant(value_int=SHIFT), to=TensorProto.UINT8)
         numbers = to.Cast(left, to=TensorProto.FLOAT)
         return to.MatMulInteger(to.QuantizeLinear(numbers, to.Constant(value_float=1.0), shift), right, shift)

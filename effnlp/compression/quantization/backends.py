@@ -35,7 +35,7 @@ MODULES = {
 """Where the back-ends are that are packages of their own; read when they are asked for."""
 
 OWN = NAMES[:2]
-"""What comes with torch, and what ``auto`` chooses from; the others are slower here or take long to start."""
+"""What comes with torch, and what ``auto`` chooses from: the second, and where it is not there the first."""
 
 ZERO_POINT = (
     128  # fbgemm multiplies uint8 by int8: activations are shifted up, and the shift is taken off the sums
@@ -54,14 +54,12 @@ def check_backend(backend: str) -> str:
     Raises:
         ValueError: Naming those that it has.
     """
-    known = ("auto", *NAMES)
-    if backend not in known:
-        here = f"this machine has {', '.join(available())}"
-        raise ValueError(f"backend must be one of {', '.join(known)}, got {backend!r}; {here}")
-    if backend != "auto" and not has(backend):
-        here = f"this machine has {', '.join(available())}"
-        raise ValueError(f"backend {backend!r} {why_not(backend)}; {here}")
-    return backend
+    if backend == "auto" or (backend in NAMES and has(backend)):
+        return backend
+    here = f"this machine has {', '.join(available())}"
+    if backend not in NAMES:
+        raise ValueError(f"backend must be one of {', '.join(('auto', *NAMES))}, got {backend!r}; {here}")
+    raise ValueError(f"backend {backend!r} {why_not(backend)}; {here}")
 
 
 @functools.cache
@@ -246,7 +244,7 @@ def _tell_once(name: str) -> None:
 
 
 def use_backend(model: nn.Module, backend: str) -> dict[str, float]:
-    """Let the integer layers of ``model`` be computed by ``backend``; ``auto`` is the fastest of what torch brings.
+    """Let the integer layers of ``model`` be computed by ``backend``; ``auto`` is ``torch`` where that can be had.
 
     Args:
         model: Its layers that have an attribute ``packed`` are those.
