@@ -146,6 +146,7 @@ FORMULAS: Mapping[str, Formula] = {
     "quantized.linear_dynamic_fp16": _linear,
     "quantized.linear_with_input_q_dq_qweight_dq_output_fp32": _linear,
     "onednn.qlinear_pointwise": _linear,
+    "effnlp.int8_as_floats": _linear,
     "effnlp.int8_by_onnxruntime": _linear,
     "effnlp.int8_by_torchao": _linear,
     "aten._scaled_dot_product_flash_attention": _attention,

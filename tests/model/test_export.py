@@ -13,7 +13,6 @@ from effnlp.compression.pruning.magnitude import prune_by_magnitude
 from effnlp.compression.quantization.int4_weight_only import quantize_to_four_bits
 from effnlp.compression.quantization.int8_dynamic import quantize_dynamically
 from effnlp.compression.quantization.int8_weight_only import quantize_weights
-from effnlp.compression.quantization.products import integer_products_are_exact
 from effnlp.model import export
 from effnlp.model.backbone import Backbone
 from effnlp.model.bag_of_ngrams import BagOfNgrams
@@ -162,7 +161,6 @@ def test_a_pair_has_type_ids_in_the_file_too(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not integer_products_are_exact(), reason="this CPU sums up int8 products wrongly")
 def test_integer_products_are_integer_products_in_the_file_and_agree_but_for_rounding(tmp_path):
     import onnx
 
@@ -178,7 +176,6 @@ def test_integer_products_are_integer_products_in_the_file_and_agree_but_for_rou
     assert largest_difference(made, load_onnx(tmp_path / "model.onnx")) < export.tolerance(made.model)
 
 
-@pytest.mark.skipif(not integer_products_are_exact(), reason="this CPU sums up int8 products wrongly")
 @torch.inference_mode()
 def test_the_form_for_export_answers_bit_for_bit_and_leaves_the_model_as_it_is():
     for choice, change in ((bag(), quantize_weights), (backbone(), quantize_dynamically)):

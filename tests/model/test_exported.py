@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from torch import nn
 from effnlp.compression.early_exit.deebert import DeeBERT
 from effnlp.compression.early_exit.pabee import PABEE
 from effnlp.compression.pruning.magnitude import prune_by_magnitude
+from effnlp.compression.quantization.products import DynamicInt8Linear
+from effnlp.model import standalone
 from effnlp.model.backbone import BackboneEncoder, Size
 from effnlp.model.bag_of_ngrams import BagOfNgrams
 from effnlp.model.classifier import Classifier
@@ -324,3 +327,22 @@ def test_what_was_exported_is_not_a_module_and_a_damaged_folder_says_so(tmp_path
         read_exported(folder, about)
     with pytest.raises(ValueError, match="holds no exported model"):
         Exported(tmp_path)
+
+
+@pytest.mark.parametrize("is_better", [True, False])
+def test_integers_are_multiplied_as_floats_where_that_is_faster_with_the_same_answers(is_better, monkeypatch):
+    torch.manual_seed(0)
+    layer, x = DynamicInt8Linear(nn.Linear(2100, 20)), torch.randn(7, 2100)
+    module = torch.export.export(layer.for_export(), (x,)).module()
+    expected = module(x)
+    monkeypatch.setattr(standalone, "_torch_is_better", lambda *_: is_better)
+    changed = standalone.with_fast_integers(module, torch)
+    left = [node for node in changed.graph.nodes if node.target is torch.ops.aten._int_mm.default]
+    assert len(left) == is_better
+    assert torch.equal(changed(x), expected)
+
+
+def test_a_product_that_saturates_is_not_better(monkeypatch):
+    exact = torch._int_mm
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: exact(a, b).clamp(-(2**15), 2**15 - 1))
+    assert not standalone._torch_is_better(torch, lambda left, right: time.sleep(0.1))

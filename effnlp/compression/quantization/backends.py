@@ -1,4 +1,4 @@
-"""Who multiplies int8 by int8: torch's plain product, fbgemm's on packed weights, ONNX Runtime, or torchao, compiled.
+"""Who multiplies int8 by int8: the plain product, fbgemm's on packed weights, ONNX Runtime, or torchao, compiled.
 
 The numbers are the same: activations are rounded alike, and sums of integers are exact. fbgemm comes with torch; it
 reads weights in blocks that are made once, and gives floats where the plain product gives integers that further passes
@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 NAMES = ("reference", "torch", "onnxruntime", "torchao")
-"""``reference``: ``torch._int_mm`` and plain operators. ``torch``: the packed product of fbgemm, which torch brings.
+"""``reference``: the product that every machine has (``plain_product.py``), and plain operators. ``torch``: the packed
+product of fbgemm, which torch brings.
 ``onnxruntime``: a graph a layer. ``torchao``: its product, compiled by torch, which takes a C++ compiler."""
 
 MODULES = {
@@ -79,7 +80,8 @@ def why_not(name: str) -> str | None:
         missing = _module(name).missing()
         if missing is not None:
             return f"needs {missing}"
-    return None if _is_exact(name) else "is not exact on this machine, or not there"
+    is_exact = name == "reference" or packed_products_are_exact(name)
+    return None if is_exact else "is not exact on this machine, or not there"
 
 
 def version_of(name: str) -> str:
@@ -87,34 +89,16 @@ def version_of(name: str) -> str:
     return metadata.version("torch" if name in OWN else name)
 
 
-def integer_products_are_exact() -> bool:
-    """Whether ``torch._int_mm`` sums up without saturating, as x86 before VNNI does in 16 bits."""
-    left, right = _extremes()
-    return bool((torch._int_mm(left, right.t()) == _SUM).all())
-
-
 def packed_products_are_exact(name: str = "torch") -> bool:
-    """Whether a back-end works here and sums up without saturating."""
+    """Whether a back-end works here and sums up without saturating, as x86 before VNNI does in 16 bits."""
     if name == "torch" and "fbgemm" not in torch.backends.quantized.supported_engines:
         return False
-    left, right = _extremes()
+    left = torch.full((32, 64), 127, dtype=torch.int8)
     try:
-        found = make_packed(name).product(left.float(), right, torch.ones(len(right)))
+        found = make_packed(name).product(left.float(), -left, torch.ones(len(left)))
     except (AttributeError, RuntimeError):  # an engine or an operator that this torch does not have
         return False
-    return bool((found == float(_SUM)).all())
-
-
-_SUM = -64 * 127 * 127
-
-
-def _extremes() -> tuple[Tensor, Tensor]:
-    left = torch.full((32, 64), 127, dtype=torch.int8)
-    return left, -left
-
-
-def _is_exact(name: str) -> bool:
-    return integer_products_are_exact() if name == "reference" else packed_products_are_exact(name)
+    return bool((found == -64.0 * 127 * 127).all())
 
 
 def _module(name: str) -> Any:

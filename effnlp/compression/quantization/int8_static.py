@@ -15,7 +15,7 @@ from effnlp.compression.quantization.integer import LARGEST, quantize_tables
 from effnlp.compression.quantization.moment import check_texts
 from effnlp.compression.quantization.observers import check_observer, input_histograms, range_by
 from effnlp.compression.quantization.packed import weights_in
-from effnlp.compression.quantization.products import DynamicInt8Linear, StaticInt8Linear, need_exact_products
+from effnlp.compression.quantization.products import DynamicInt8Linear, StaticInt8Linear
 from effnlp.data.encodings import Batch
 from effnlp.method import note
 from effnlp.model.surgery import encoder_layers, replace_layers
@@ -78,7 +78,6 @@ class Int8Static:
             raise ValueError(
                 "int8_static needs the ranges of activations: it must see calibration texts first"
             )
-        need_exact_products()
         linears = encoder_layers(model, nn.Linear)
         scales = {name: value / LARGEST for name, value in self._ranges.items()}
         scales = {name: value for name, value in scales.items() if value > torch.finfo(torch.float32).tiny}

@@ -14,7 +14,7 @@ from effnlp.compression.inputs import input_moments
 from effnlp.compression.quantization.integer import quantize_rows, quantize_tables
 from effnlp.compression.quantization.moment import check_texts
 from effnlp.compression.quantization.packed import weights_in
-from effnlp.compression.quantization.products import need_exact_products
+from effnlp.compression.quantization.plain_product import integer_product
 from effnlp.data.encodings import Batch
 from effnlp.method import note
 from effnlp.model.surgery import encoder_layers, replace_layers
@@ -65,7 +65,7 @@ class DecomposedLinear(nn.Module):
         if len(self.kept):
             of_kept = rows.index_select(1, self.kept) if len(self.outliers) else rows
             integers, scales = quantize_rows(of_kept)  # (R, I - K), (R, 1)
-            parts.append(torch._int_mm(integers, self.integers.t()) * scales * self.scales)
+            parts.append(integer_product(integers, self.integers) * scales * self.scales)
         if len(self.outliers):
             parts.append(rows.index_select(1, self.outliers) @ self.floats.t())
         return sum(parts[1:], parts[0]).view(*x.shape[:-1], self.out_features).to(x.dtype)
@@ -111,7 +111,6 @@ class LLMInt8:
         """
         if self._largest is None:
             raise ValueError("llm_int8 needs to know where outliers are: it must see calibration texts first")
-        need_exact_products()
         linears = encoder_layers(model, nn.Linear)
         tables = quantize_tables(model) if self.embeddings else 0
         floats = 0

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from effnlp.compression.quantization.integer import LARGEST, quantize_rows
 from effnlp.compression.quantization.packed import PackedRows, Rounded, signed_numbers
+from effnlp.compression.quantization.plain_product import integer_product
 from effnlp.compression.quantization.products import ROWS_AT_ONCE
 
 
@@ -73,10 +74,10 @@ class PackedIntegerLinear(nn.Module):
         of_weights = self.stored.scales.squeeze(1)  # (O,)
         if self.input_scale is None:
             integers, scales = quantize_rows(rows)  # (R, I), (R, 1)
-            out = torch._int_mm(integers, weights.t()) * scales * of_weights
+            out = integer_product(integers, weights) * scales * of_weights
         else:
             integers = (rows / self.input_scale).round().clamp(-LARGEST, LARGEST).to(torch.int8)
-            out = torch._int_mm(integers, weights.t()) * (self.input_scale * of_weights)
+            out = integer_product(integers, weights) * (self.input_scale * of_weights)
         return out if self.bias is None else out + self.bias
 
 

@@ -8,8 +8,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from effnlp.compression.quantization.backends import PackedProduct, integer_products_are_exact, usable
+from effnlp.compression.quantization.backends import PackedProduct, usable
 from effnlp.compression.quantization.integer import LARGEST, quantize_rows
+from effnlp.compression.quantization.plain_product import integer_product
 
 ROWS_AT_ONCE = 256
 """Rows that pass through all steps together, so that what lies between two steps stays in the cache: 1.4 to 2.5
@@ -67,7 +68,7 @@ class DynamicInt8Linear(nn.Module):
 
     def _fill(self, out: Tensor, rows: Tensor) -> None:
         integers, scales = quantize_rows(rows)
-        out.copy_(torch._int_mm(integers, self.integers.t())).mul_(self.scales)
+        out.copy_(integer_product(integers, self.integers)).mul_(self.scales)
         self._scale(out, scales)
 
 
@@ -89,7 +90,7 @@ class _AllAtOnce(nn.Module):
         """(…, I) to (…, O)."""
         rows = x.reshape(-1, self.layer.in_features).float()  # (R, I)
         integers, scales = quantize_rows(rows)
-        out = torch._int_mm(integers, self.layer.integers.t()) * self.layer.scales  # (R, O)
+        out = integer_product(integers, self.layer.integers) * self.layer.scales  # (R, O)
         bias = self.layer.bias
         out = out * scales if bias is None else torch.addcmul(bias, out, scales)
         return out.view(*x.shape[:-1], self.layer.out_features).to(x.dtype)
@@ -129,7 +130,7 @@ class StaticInt8Linear(nn.Module):
         if (packed := usable(self.packed, rows)) is not None:
             out = packed.product(numbers, self.integers, self.scales, self.input_scale, self.bias)
         else:
-            product = torch._int_mm(numbers.to(torch.int8), self.integers.t())
+            product = integer_product(numbers.to(torch.int8), self.integers)
             out = product * (self.input_scale * self.scales)  # (R, O)
             out = out if self.bias is None else out + self.bias
         return out.view(*x.shape[:-1], self.out_features).to(x.dtype)
@@ -139,15 +140,3 @@ class StaticInt8Linear(nn.Module):
         plain = copy.copy(self)
         plain.packed = None
         return plain
-
-
-def need_exact_products() -> None:
-    """Check this machine's integer products.
-
-    Raises:
-        RuntimeError: If they are wrong.
-    """
-    if not integer_products_are_exact():
-        raise RuntimeError(
-            "the int8 products of this CPU saturate (no VNNI); use compression/quantization=int8_weight_only"
-        )

@@ -18,7 +18,7 @@ from effnlp.compression.quantization.backends import check_backend, use_backend
 from effnlp.compression.quantization.integer import quantize_tables
 from effnlp.compression.quantization.moment import check_texts
 from effnlp.compression.quantization.packed import weights_in
-from effnlp.compression.quantization.products import DynamicInt8Linear, need_exact_products
+from effnlp.compression.quantization.products import DynamicInt8Linear
 from effnlp.data.encodings import Batch
 from effnlp.method import note
 from effnlp.model.surgery import encoder_layers, encoder_of, replace_layers
@@ -198,7 +198,6 @@ class SmoothQuant:
             raise ValueError(
                 "smoothquant needs the maxima of activations: it must see calibration texts first"
             )
-        need_exact_products()
         smoothed = smooth(model, self._largest, self._folds, self.alpha)
         tables = quantize_tables(model) if self.embeddings else 0
         linears = encoder_layers(model, nn.Linear)

@@ -27,7 +27,7 @@ from effnlp.compression.quantization.packed import (
     weights_in,
 )
 from effnlp.compression.quantization.packed_products import PackedIntegerLinear
-from effnlp.compression.quantization.products import DynamicInt8Linear, StaticInt8Linear, need_exact_products
+from effnlp.compression.quantization.products import DynamicInt8Linear, StaticInt8Linear
 from effnlp.method import note, progress
 from effnlp.model.surgery import encoder_layers, encoder_of, replace_layers
 
@@ -224,8 +224,6 @@ def round_in_training(
     """
     linears = encoder_layers(model, nn.Linear)
     inputs = {name: make_inputs(name) for name in linears}
-    if any(each is not None for each in inputs.values()):
-        need_exact_products()
     tables: dict[str, Any] = encoder_layers(model, nn.Embedding, nn.EmbeddingBag) if embeddings else {}
     words = word_table(model)
     for name, linear in linears.items():

@@ -9,7 +9,6 @@ from effnlp.compression.quantization.integer import quantize_rows
 from effnlp.compression.quantization.products import (
     ROWS_AT_ONCE,
     DynamicInt8Linear,
-    integer_products_are_exact,
 )
 from effnlp.model.classifier import count_params
 
@@ -18,17 +17,6 @@ def stored_bytes(model):
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
     return buffer.tell()
-
-
-@pytest.mark.parametrize(
-    ("rows", "inner", "outer"), [(1, 384, 96), (17, 31, 7), (300, 64, 130), (3, 4096, 8)]
-)
-def test_the_integer_product_is_exact_against_64_bits(rows, inner, outer):
-    left = torch.randint(-127, 128, (rows, inner), dtype=torch.int8)
-    right = torch.randint(-127, 128, (outer, inner), dtype=torch.int8)
-    assert torch.equal(torch._int_mm(left, right.t()).long(), left.long() @ right.long().t())
-    extreme = torch.full_like(left, 127)
-    assert (torch._int_mm(extreme, -torch.full_like(right, 127).t()) == -127 * 127 * inner).all()
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -110,17 +98,6 @@ def test_a_pretrained_model_keeps_its_decisions_and_a_quarter_of_its_bytes(minil
     assert torch.equal(after.argmax(-1), before.argmax(-1))
     assert torch.cosine_similarity(pooled, pooled_after).min() > 0.99
     assert stored_bytes(model) < 0.27 * size
-
-
-def test_a_machine_whose_integer_products_saturate_is_refused(make_classifier, monkeypatch):
-    exact = torch._int_mm
-    monkeypatch.setattr(torch, "_int_mm", lambda a, b: exact(a, b).clamp(-(2**15), 2**15 - 1))
-    with pytest.raises(RuntimeError, match="use compression/quantization=int8_weight_only"):
-        quantize_dynamically(make_classifier())
-
-
-def test_this_machine_multiplies_exactly():
-    assert integer_products_are_exact()
 
 
 def test_a_model_without_a_linear_layer_is_refused_before_anything_is_changed(make_classifier):
