@@ -56,7 +56,8 @@ class Int4WeightOnly:
         self.symmetric, self.embeddings = symmetric, embeddings
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """Round the base, if that is the moment."""
+        """Refuse groups that do not fill a row, before the training; round the base, if that is the moment."""
+        check_groups(_layers(model, self.embeddings), self.group_size)
         return self._quantize(model) if self.moment == "prepare" else model
 
     def finish(self, model: nn.Module) -> nn.Module:
@@ -75,8 +76,7 @@ def quantize_to_four_bits(
     Raises:
         ValueError: If the encoder has neither, or groups of this size do not fill a row.
     """
-    kinds = (nn.Linear, nn.Embedding, nn.EmbeddingBag) if embeddings else (nn.Linear,)
-    layers: dict[str, Any] = encoder_layers(model, *kinds)
+    layers = _layers(model, embeddings)
     check_groups(layers, group_size)
 
     def rounded(layer: Any) -> Rounded:
@@ -89,3 +89,8 @@ def quantize_to_four_bits(
     noted = {"layers": len(linears), "int4_weights": weights_in([*linears, *tables])}
     note(model, "compression/quantization", noted)
     return model
+
+
+def _layers(model: nn.Module, embeddings: bool) -> dict[str, Any]:
+    kinds = (nn.Linear, nn.Embedding, nn.EmbeddingBag) if embeddings else (nn.Linear,)
+    return encoder_layers(model, *kinds)

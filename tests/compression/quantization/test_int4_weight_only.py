@@ -100,6 +100,15 @@ def test_a_group_size_that_does_not_divide_is_refused_by_name_before_anything_is
     assert not [m for m in model.modules() if isinstance(m, PackedLinear | PackedEmbedding)]
 
 
+def test_such_a_group_size_is_refused_before_the_training_though_rounding_comes_after_it(make_classifier):
+    method = Int4WeightOnly(group_size=24)
+    with pytest.raises(ValueError, match=r"tokens: group_size 24 does not divide rows of 32 weights"):
+        method.prepare(make_classifier())
+    Int4WeightOnly(group_size=24, embeddings=False).prepare(
+        make_table_only(make_classifier)
+    )  # no linear layer
+
+
 def test_the_default_groups_fill_the_rows_of_our_models():
     assert BagOfNgrams().width <= Int4WeightOnly().group_size
     assert all(
