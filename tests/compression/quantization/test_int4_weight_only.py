@@ -104,9 +104,8 @@ def test_such_a_group_size_is_refused_before_the_training_though_rounding_comes_
     method = Int4WeightOnly(group_size=24)
     with pytest.raises(ValueError, match=r"tokens: group_size 24 does not divide rows of 32 weights"):
         method.prepare(make_classifier())
-    Int4WeightOnly(group_size=24, embeddings=False).prepare(
-        make_table_only(make_classifier)
-    )  # no linear layer
+    with pytest.raises(ValueError, match="has no Linear layer"):
+        Int4WeightOnly(embeddings=False).prepare(make_table_only(make_classifier))
 
 
 def test_the_default_groups_fill_the_rows_of_our_models():
