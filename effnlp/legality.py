@@ -5,7 +5,7 @@ provide others. Walking through the moments in the order of a run shows whether 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, permutations, zip_longest
 from pathlib import Path
 from typing import Any
@@ -129,8 +129,11 @@ def gather(config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequen
     slots = {
         group.split("/", 1)[1]: name for group, name in chosen.items() if group.startswith("compression/")
     }
-    compression = {slot: read_choice(f"compression/{slot}", name, folders) for slot, name in slots.items()}
     settings = config.get("compression", {})
+    compression = {
+        slot: as_set(read_choice(f"compression/{slot}", name, folders), settings.get(slot) or {})
+        for slot, name in slots.items()
+    }
     told = {slot: settings[slot]["moment"] for slot in slots if "moment" in (settings.get(slot) or {})}
     peft = read_choice("peft", chosen["peft"], folders)
     finetuning = read_choice("finetuning", chosen.get("finetuning", "classify"), folders)
@@ -140,6 +143,20 @@ def gather(config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequen
         for name in chosen.get(group, default).split("+")
     ]
     return plan(model, parts, peft, compression, settings.get("order", []), told, finetuning, peft_parts)
+
+
+def as_set(choice: Choice, settings: Mapping[str, Any]) -> Choice:
+    """A choice with all that it requires with these settings."""
+    requires = dict(choice.requires)
+    for unless in not_neutral(choice, settings):
+        for moment, names in choice.requires_unless[unless].items():
+            requires[moment] = (*requires.get(moment, ()), *names)
+    return replace(choice, requires=requires)
+
+
+def not_neutral(choice: Choice, settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Keys, each with its neutral value, of which a choice requires more because they have another value."""
+    return [(key, value) for key, value in choice.requires_unless if settings.get(key, value) != value]
 
 
 def check(config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequence[Path]) -> list[Step]:
@@ -236,34 +253,35 @@ def _mended(
 
 @dataclass(frozen=True)
 class Change:
-    """Another choice, or another moment for the one that is there.
+    """Another choice, or another setting of the one that is there.
 
     Attributes:
         group: What is changed, ``compression/quantization``.
         name: The choice, with its own settings.
-        moment: When it is told to act; None for a choice that is not told, or acts at its own default.
+        setting: The key that is set and its value: when it is told to act, say. None for a choice by its defaults.
         note: What else must change on the command line.
         is_stack: Whether it is a list of choices; ``name`` joins them by ``+``.
     """
 
     group: str
     name: str
-    moment: str | None = None
+    setting: tuple[str, Any] | None = None
     note: str = ""
     is_stack: bool = False
 
     def __str__(self) -> str:
         if self.is_stack:
             return f"{self.group}=[{self.name.replace('+', ',')}]"
-        if self.moment is not None:
-            return f"{self.group.replace('/', '.')}.moment={self.moment}"
+        if self.setting is not None:
+            key, value = self.setting
+            return f"{self.group.replace('/', '.')}.{key}={value}"
         return f"{self.group}={self.name}{self.note}"
 
 
 def changes(
     config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequence[Path], group: str
 ) -> Iterator[Change]:
-    """Everything else that a group could be, the same choice at another moment first.
+    """Everything else that a group could be, the same choice at another moment or otherwise set first.
 
     Of what is combined: its other orders, or without one of its parts.
     """
@@ -276,7 +294,9 @@ def changes(
     key = f"{group.replace('/', '.')}.moment"
     here = _moment(config, group)
     if here is not None:
-        yield from (Change(group, chosen[group], moment) for moment in TOLD if moment != here)
+        yield from (Change(group, chosen[group], ("moment", moment)) for moment in TOLD if moment != here)
+    for setting in not_neutral(read_choice(group, chosen[group], folders), _settings(config, group)):
+        yield Change(group, chosen[group], setting)
     for name in choice_names(group, folders):
         if name != chosen[group]:
             gone = here is not None and "moment" not in read_choice(group, name, folders).keys
@@ -306,17 +326,24 @@ def changed(
         chosen[way.group] = way.name
         if way.group.startswith("compression/"):
             slot = way.group.partition("/")[2]
-            keys = read_choice(way.group, way.name, folders).keys
-            compression[slot] = keys if way.moment is None else {**keys, "moment": way.moment}
+            if way.setting is None:
+                compression[slot] = read_choice(way.group, way.name, folders).keys
+            else:
+                key, value = way.setting
+                compression[slot] = {**_settings(config, way.group), key: value}
     return {**config, "compression": compression}, chosen
 
 
 def _moment(config: Mapping[str, Any], group: str) -> str | None:
     """When the method of a compression slot is told to act."""
+    return _settings(config, group).get("moment")
+
+
+def _settings(config: Mapping[str, Any], group: str) -> Mapping[str, Any]:
+    """The settings of a compression slot."""
     if not group.startswith("compression/"):
-        return None
-    settings = config.get("compression", {}).get(group.partition("/")[2]) or {}
-    return settings.get("moment")
+        return {}
+    return config.get("compression", {}).get(group.partition("/")[2]) or {}
 
 
 def _legal_order(config: Mapping[str, Any], chosen: Mapping[str, str], folders: Sequence[Path]) -> str | None:

@@ -83,6 +83,7 @@ class Choice:
         target: Dotted name of what the config makes; None for plain settings.
         summary: First line of its module's docstring (of the config's leading comment, if it has no module).
         source: What the docstring names as the paper, or empty.
+        requires_unless: What is required further unless a setting has its neutral value, by key and value.
         keys: The settings that the config itself holds.
         parts: Groups that the choice owns, with their default: ``model/mixer`` to ``attention``, a stack's joined
             by ``+``.
@@ -97,6 +98,7 @@ class Choice:
     requires: Capabilities = field(default_factory=dict)
     provides: Capabilities = field(default_factory=dict)
     removes: Capabilities = field(default_factory=dict)
+    requires_unless: dict[tuple[str, Any], Capabilities] = field(default_factory=dict)
     keys: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
     stands_for: tuple[str, str] | None = None
@@ -178,6 +180,7 @@ def _parse(text: str, group: str, name: str) -> Choice:
         requires=said.constants.get("REQUIRES", {}) if said else {},
         provides=said.constants.get("PROVIDES", {}) if said else {},
         removes=said.constants.get("REMOVES", {}) if said else {},
+        requires_unless=said.requires_unless if said else {},
         keys=keys,
         parts={
             f"{group}/{part}": "+".join(default) if isinstance(default, list) else str(default)
@@ -239,6 +242,7 @@ class ModuleText:
     summary: str
     source: str
     constants: dict[str, Capabilities]
+    requires_unless: dict[tuple[str, Any], Capabilities]
 
 
 @functools.cache
@@ -256,6 +260,7 @@ def describe(target: str) -> ModuleText:
     docstring = ast.get_docstring(tree) or ""
     source = re.search(r"^Sources?: (.+?)(?:\n\s*\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
     constants: dict[str, Capabilities] = {}
+    requires_unless: dict[tuple[str, Any], Capabilities] = {}
     for node in tree.body:
         names = (
             [n.id for n in node.targets if isinstance(n, ast.Name)]
@@ -268,11 +273,25 @@ def describe(target: str) -> ModuleText:
         for name in names:
             if name in ("REQUIRES", "PROVIDES", "REMOVES") and value is not None:
                 constants[name] = _capabilities(value, f"{name} of {module}")
+            if name == "REQUIRES_UNLESS" and value is not None:
+                requires_unless = _capabilities_unless(value, f"{name} of {module}")
     return ModuleText(
         summary=docstring.partition("\n")[0],
         source=" ".join(source.group(1).split()) if source else "",
         constants=constants,
+        requires_unless=requires_unless,
     )
+
+
+def _capabilities_unless(node: ast.expr, where: str) -> dict[tuple[str, Any], Capabilities]:
+    """The value of a constant: pairs of a key and its neutral value to moments to tuples of names, written out."""
+    pairs = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ()
+    found = {ast.literal_eval(key): _capabilities(value, where) for key, value in pairs if key is not None}
+    if not found or not all(isinstance(key, tuple) and len(key) == 2 for key in found):
+        raise ValueError(
+            f"{where} must map a pair, a key and its neutral value, to what is required at which moment"
+        )
+    return found
 
 
 def _capabilities(node: ast.expr, where: str) -> Capabilities:
@@ -374,6 +393,11 @@ def menu_lines(wanted: Sequence[str], folders: Sequence[Path]) -> Iterator[str]:
                 ("removes", choice.removes),
             ):
                 if capabilities:
-                    moments = "; ".join(f"{', '.join(names)} ({m})" for m, names in capabilities.items())
-                    yield f"{indent}{label} {moments}"
+                    yield f"{indent}{label} {_moments(capabilities)}"
+            for (key, value), capabilities in choice.requires_unless.items():
+                yield f"{indent}needs {_moments(capabilities)} unless {key}={value}"
         yield ""
+
+
+def _moments(capabilities: Capabilities) -> str:
+    return "; ".join(f"{', '.join(names)} ({moment})" for moment, names in capabilities.items())

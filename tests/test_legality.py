@@ -141,6 +141,27 @@ def test_full_fine_tuning_of_integers_is_advised_to_round_later_or_to_train_besi
         assert way in message
 
 
+@pytest.mark.parametrize(
+    ("pruning", "key", "neutral", "other"),
+    [("magnitude", "schedule", "one_shot", "gradual"), ("semi_structured", "recovery", 0.0, 0.2)],
+)
+@pytest.mark.parametrize("peft", ["ia3", "lora", "head_only"])
+def test_pruning_in_training_needs_weights_that_are_trained_and_after_it_is_advised(
+    pruning, key, neutral, other, peft
+):
+    chosen = combination("pretrained", peft, pruning=pruning)
+    settings = settings_of(chosen)
+    assert settings["compression"]["pruning"][key] == neutral
+    assert check(settings, chosen, CONF)
+    settings["compression"]["pruning"][key] = other
+    with pytest.raises(IllegalCombinationError, match="needs trainable weights when it acts") as caught:
+        check(settings, chosen, CONF)
+    ways = words_of(str(caught.value))
+    assert [f"compression.pruning.{key}={neutral}"] in ways
+    assert ["peft=none"] in ways
+    assert check(settings, {**chosen, "peft": "none"}, CONF)
+
+
 @pytest.mark.parametrize("pruning", ["magnitude", "movement"])
 def test_integers_before_pruning_are_refused_and_the_other_order_is_advised(pruning):
     chosen = combination(pruning=pruning, quantization="int8_dynamic")

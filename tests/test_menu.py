@@ -164,6 +164,10 @@ def test_a_choice_of_a_users_folder_is_in_the_menu_with_what_its_module_says(tmp
         ('REQUIRES = {"sometimes": ("biases",)}', "must map moments"),
         ('REQUIRES = {"prepare": ("biases")}', "mind the comma"),
         ('REMOVES: dict = {"prepare": ["biases"]}', "tuples"),
+        ('REQUIRES_UNLESS = {"prepare": ("biases",)}', "must map moments"),
+        ('REQUIRES_UNLESS = {"schedule": {"prepare": ("biases",)}}', "must map a pair"),
+        ('REQUIRES_UNLESS = ("schedule", "one_shot")', "must map a pair"),
+        ('REQUIRES_UNLESS = {("a", 1): {"sometimes": ("biases",)}}', "must map moments"),
     ],
 )
 def test_constants_that_are_not_of_the_form_are_refused_by_name(tmp_path, monkeypatch, constant, message):

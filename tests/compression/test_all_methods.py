@@ -18,7 +18,7 @@ from effnlp.compose import compose, hydra_context
 from effnlp.data.encodings import Encodings
 from effnlp.evaluation.example_flops import example_flops
 from effnlp.legality import IllegalCombinationError, check
-from effnlp.menu import CAPABILITIES, MOMENTS
+from effnlp.menu import CAPABILITIES, MOMENTS, conf_dir, read_choice
 from effnlp.model.backbone import BackboneEncoder, Size
 from effnlp.model.classifier import Classifier
 from effnlp.model.mixer.attention import Attention
@@ -132,6 +132,10 @@ def test_capabilities_are_literals_of_the_vocabulary(path):
             assert set(declared) <= set(MOMENTS)
             assert all(isinstance(values, tuple) for values in declared.values())
             assert {name for values in declared.values() for name in values} <= set(CAPABILITIES)
+    choice = read_choice(path.parent.relative_to(conf_dir()).as_posix(), path.stem, [conf_dir()])
+    for (key, value), declared in choice.requires_unless.items():
+        assert choice.keys[key] == value, "the neutral value is the default"
+        assert {name for values in declared.values() for name in values} <= set(CAPABILITIES)
 
 
 OFF = {

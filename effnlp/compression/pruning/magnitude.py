@@ -22,6 +22,7 @@ from effnlp.method import note
 from effnlp.model.surgery import encoder_layers
 
 REQUIRES = {"finish": ("linear_layers", "float_linear_layers")}
+REQUIRES_UNLESS = {("schedule", "one_shot"): {"during": ("trainable_weights",)}}
 
 
 def prune_by_magnitude(model: nn.Module, sparsity: float, scope: str = "layer") -> nn.Module:

@@ -23,6 +23,7 @@ from effnlp.method import note
 from effnlp.model.surgery import encoder_layers
 
 REQUIRES = {"finish": ("linear_layers", "float_linear_layers")}
+REQUIRES_UNLESS = {("recovery", 0.0): {"during": ("trainable_weights",)}}
 
 STATISTICS = {"magnitude": None, "wanda": "squares", "sparsegpt": "outer"}
 """A criterion to what it must know of the inputs of a layer."""
