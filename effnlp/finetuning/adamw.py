@@ -115,4 +115,6 @@ class Descent:
             [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()],
             fused=True,  # one pass over each tensor: for MiniLM on a CPU a tenth of the time
         )
+        # The fused form offers to undo a scaling of gradients itself; with the offer Lightning refuses to clip them.
+        optimizer._step_supports_amp_scaling = False
         return optimizer, LambdaLR(optimizer, lambda step: rate_factor(step, steps, self.warmup_fraction))

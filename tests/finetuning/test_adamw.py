@@ -36,6 +36,29 @@ def test_the_rate_falls_by_the_same_factor_from_layer_to_layer(make_classifier):
     assert found["encoder.tokens.weight"] == pytest.approx(1e-3 * 0.5**4)
 
 
+def test_a_step_is_that_of_the_plain_form_and_what_is_frozen_stays(make_classifier, make_batch):
+    ours, plain, batch = make_classifier(), make_classifier(), make_batch()
+    fused, _ = Descent(1e-2, 0.1, 0.0).optimizer(ours, steps=9)
+    groups = [
+        {"params": [p for p in plain.parameters() if (p.dim() >= 2) == decays], "weight_decay": 0.1 * decays}
+        for decays in (True, False)
+    ]
+    others = torch.optim.AdamW(groups, lr=1e-2, fused=False)
+    for model in (ours, plain):
+        model.eval().encoder.tokens.weight.requires_grad_(False)
+    before = ours.encoder.tokens.weight.clone()
+    for _ in range(3):
+        for model, optimizer in ((ours, fused), (plain, others)):
+            optimizer.zero_grad()
+            model(batch).square().mean().backward()
+            optimizer.step()
+    assert torch.equal(ours.encoder.tokens.weight, before)
+    for (name, left), right in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        if not name.endswith("key.bias"):  # its gradient is zero but for rounding, which AdamW makes steps of
+            torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5, msg=name)
+    assert not torch.allclose(ours.head.weight, make_classifier().head.weight, atol=1e-3)
+
+
 def test_it_multiplies_with_the_factor_that_a_parameter_carries(make_classifier):
     model = make_classifier(depth=2)
     model.encoder.layers[0].mixer.query.weight.learning_rate_factor = 10.0
