@@ -65,6 +65,23 @@ def test_a_back_end_that_is_not_there_is_told_and_not_timed(monkeypatch):
     assert rows[1:] == [(f"int8 by {name}", state, lacks[name]) for name, state in states.items()]
 
 
+@pytest.mark.parametrize(("seconds", "state", "said"), [
+    ([2e-3, 1e-3], "ok", "2.0 times as fast as float32"),
+    ([1e-3, 8e-3], "-", "0.1 times as fast as float32 just now, one layer of 256 × 384 → 1536 and its gradients; "
+     "hardware=fp32 learns faster here"),
+])  # fmt: skip
+def test_it_says_whether_learning_in_half_precision_is_faster_here(monkeypatch, seconds, state, said):
+    def turns(calls, **_):
+        for call in calls:
+            call()
+        return seconds
+
+    monkeypatch.setattr("effnlp.evaluation.latency.fastest_turns", turns)
+    [(what, found_state, found)] = doctor.half_precision()
+    assert (what, found_state) == ("bf16", state)
+    assert found.startswith(said)
+
+
 def test_dot_products_are_read_from_the_flags_of_the_processor(tmp_path):
     file = tmp_path / "cpuinfo"
     assert doctor._dot_products_of_int8(file) == []

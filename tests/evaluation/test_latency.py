@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from effnlp.evaluation.latency import Latency, available_cores, measure_latency, pinned_threads, quantiles
+from effnlp.evaluation.latency import (
+    Latency,
+    available_cores,
+    fastest_turns,
+    measure_latency,
+    pinned_threads,
+    quantiles,
+)
 
 
 class FakeClock:
@@ -59,6 +66,18 @@ def test_after_each_whole_pass_and_untimed_somebody_is_told(clock):
     assert whole.passes == 3
     cut = measure_latency(call, range(9), repeats=2, clock=clock, budget_seconds=7, after_pass=told)
     assert (cut.passes, len(seen)) == (0, 3)
+
+
+def test_calls_take_turns_and_the_fastest_that_is_no_warm_up_counts(clock):
+    durations, seen = {"a": iter([1, 9, 5, 6]), "b": iter([2, 40, 30, 50])}, []
+
+    def call(name):
+        assert not torch.is_grad_enabled()
+        clock.now += next(durations[name])
+        seen.append(name)
+
+    assert fastest_turns([lambda: call("a"), lambda: call("b")], turns=3, warmup=1, clock=clock) == [5, 30]
+    assert seen == ["a", "b"] * 4
 
 
 def test_throughput_counts_examples_not_requests(clock):

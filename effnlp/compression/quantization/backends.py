@@ -13,7 +13,6 @@ import contextlib
 import functools
 import importlib
 import logging
-import time
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -253,17 +252,12 @@ def in_use(model: nn.Module) -> dict[str, int]:
 def times_as_fast(turns: int = 9, rows: int = 256, width: int = 384, outputs: int = 1536) -> dict[str, float]:
     """How many times as fast as float32 each back-end computes one layer here and now: fastest turn by fastest turn."""
     from effnlp.compression.quantization.products import DynamicInt8Linear
+    from effnlp.evaluation.latency import fastest_turns
 
     linear, x = nn.Linear(width, outputs), torch.randn(rows, width)
-    layers: dict[str, nn.Module] = {"float32": linear}
+    layers: list[nn.Module] = [linear]
     for name in available():
-        layers[name] = DynamicInt8Linear(linear)
-        use_backend(layers[name], name)
-    fastest = dict.fromkeys(layers, float("inf"))
-    with torch.inference_mode():
-        for _ in range(turns):
-            for name, layer in layers.items():
-                start = time.perf_counter()
-                layer(x)
-                fastest[name] = min(fastest[name], time.perf_counter() - start)
-    return {name: fastest["float32"] / fastest[name] for name in available()}
+        layers.append(DynamicInt8Linear(linear))
+        use_backend(layers[-1], name)
+    float32, *others = fastest_turns([functools.partial(layer, x) for layer in layers], turns)
+    return {name: float32 / seconds for name, seconds in zip(available(), others, strict=True)}

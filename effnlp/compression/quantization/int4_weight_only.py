@@ -55,9 +55,12 @@ class Int4WeightOnly:
         self.group_size, self.moment = check_group_size(group_size), check_moment(moment)
         self.symmetric, self.embeddings = symmetric, embeddings
 
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """Refuse groups that do not fill a row, before the training; round the base, if that is the moment."""
+    def check(self, model: nn.Module) -> None:
+        """Refuse groups that do not fill a row, before the training."""
         check_groups(_layers(model, self.embeddings), self.group_size)
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """Round the base, if that is the moment."""
         return self._quantize(model) if self.moment == "prepare" else model
 
     def finish(self, model: nn.Module) -> nn.Module:

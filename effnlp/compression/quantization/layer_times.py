@@ -3,12 +3,14 @@
 Legend: T tokens of a text, I width in.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from effnlp.evaluation.latency import fastest_turns
 
 TOKENS, TURNS = 64, 9
 """The text that a layer is given, alone, and how often; two more turns warm up."""
@@ -32,7 +34,9 @@ def nanoseconds(layers: Mapping[str, Any], changes: Sequence[Change]) -> tuple[l
     for layer in layers.values():
         kind = kind_of(layer)
         if kind not in known:
-            known[kind] = _fastest([layer, *(change(layer) for change in changes)], text_for(layer))
+            text, forms = text_for(layer), [layer, *(change(layer) for change in changes)]
+            seconds = fastest_turns([partial(form, text) for form in forms], TURNS, warmup=2)
+            known[kind] = [round(1e9 * value) for value in seconds]
     rows = [known[kind_of(layer)] for layer in layers.values()]
     return [row[0] for row in rows], [row[1:] for row in rows]
 
@@ -48,16 +52,3 @@ def text_for(layer: Any) -> Tensor:
     if isinstance(layer, nn.Linear):
         return torch.randn(1, TOKENS, layer.in_features, generator=dice).to(layer.weight.device)
     return torch.randint(len(layer.weight), (1, TOKENS), generator=dice).to(layer.weight.device)
-
-
-@torch.no_grad()
-def _fastest(forms: Sequence[nn.Module], text: Tensor) -> list[int]:
-    fastest = [0] * len(forms)
-    for turn in range(TURNS + 2):
-        for place, form in enumerate(forms):
-            start = time.perf_counter_ns()
-            form(text)
-            taken = time.perf_counter_ns() - start
-            if turn == 2 or (turn > 2 and taken < fastest[place]):
-                fastest[place] = taken
-    return fastest

@@ -1,4 +1,4 @@
-"""The product of int8 by int8 that every machine has: exact, and as fast as floats where there is nothing faster.
+"""The product of int8 by int8 that every machine has: exact, and nearly as fast as floats where nothing is faster.
 
 ``torch._int_mm`` is fast where the processor has dot products of int8. Elsewhere it takes some twenty-five times as
 long as a product of floats, and on some processors its sums saturate in 16 bits. There integers are multiplied as
@@ -20,7 +20,10 @@ INPUTS_AT_ONCE = 2**24 // 128**2
 
 
 def integer_product(left: Tensor, right: Tensor) -> Tensor:
-    """int8 (R, I) and int8 (O, I) to int32 (R, O): ``left @ right.T``, exact."""
+    """int8 (R, I) and int8 (O, I) to int32 (R, O): ``left @ right.T``, exact.
+
+    A graph that is exported or compiled has torch's operator, since it may be run elsewhere.
+    """
     if left.device.type != "cpu" or torch.compiler.is_compiling() or has_dot_products():
         return torch._int_mm(left, right.t())
     product: Tensor = torch.ops.effnlp.int8_as_floats(left, right)

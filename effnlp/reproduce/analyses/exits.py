@@ -5,9 +5,9 @@ Source: Xin et al. (2020), https://arxiv.org/abs/2004.12993; Liu et al. (2020), 
 Legend: N texts, L layers, K thresholds.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from effnlp.compression.early_exit.exits import EarlyExitClassifier
 from effnlp.compression.early_exit.quality_target import depths_at, thresholds_between
 from effnlp.data.encodings import Batch
-from effnlp.evaluation.latency import pinned_threads
+from effnlp.evaluation.latency import fastest_turns, pinned_threads, warm_up
 from effnlp.reproduce.analyses.kept import Kept
 from effnlp.reproduce.analytic.early_exit import expected_saving
 from effnlp.reproduce.cells import Run, Runs, Table
@@ -184,17 +184,16 @@ def seconds_at(
 
     The model is as it was afterwards.
     """
-    fastest = [float("inf")] * len(thresholds)
+
+    def read(threshold: float) -> None:
+        model.threshold = threshold
+        for batch in batches:
+            model(batch)
+
     before = model.threshold
-    with pinned_threads(1), torch.inference_mode():
-        model(batches[0])
-        for _ in range(turns):
-            for index, threshold in enumerate(thresholds):
-                model.threshold = threshold
-                start = time.perf_counter()
-                for batch in batches:
-                    model(batch)
-                fastest[index] = min(fastest[index], time.perf_counter() - start)
+    with pinned_threads(1):
+        warm_up(model, batches, 1)
+        fastest = fastest_turns([partial(read, threshold) for threshold in thresholds], turns)
     model.threshold = before
     return fastest
 

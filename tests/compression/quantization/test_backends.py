@@ -104,6 +104,11 @@ def test_its_sums_are_exact_at_the_ends_of_the_range_and_the_smallest_number_is_
     assert torch.equal(found, exact.float())
 
 
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="ONNX Runtime is not installed")
+def test_onnxruntime_is_exact_on_every_processor():
+    assert backends.why_not("onnxruntime") is None
+
+
 @each_packed
 @pytest.mark.parametrize("make", [Int8Static, SmoothQuant], ids=["int8_static", "smoothquant"])
 def test_methods_that_calibrate_let_it_be_chosen(name, make, make_classifier, make_batch):

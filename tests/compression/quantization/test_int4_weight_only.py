@@ -103,9 +103,9 @@ def test_a_group_size_that_does_not_divide_is_refused_by_name_before_anything_is
 def test_such_a_group_size_is_refused_before_the_training_though_rounding_comes_after_it(make_classifier):
     method = Int4WeightOnly(group_size=24)
     with pytest.raises(ValueError, match=r"tokens: group_size 24 does not divide rows of 32 weights"):
-        method.prepare(make_classifier())
+        method.check(make_classifier())
     with pytest.raises(ValueError, match="has no Linear layer"):
-        Int4WeightOnly(embeddings=False).prepare(make_table_only(make_classifier))
+        Int4WeightOnly(embeddings=False).check(make_table_only(make_classifier))
 
 
 def test_the_default_groups_fill_the_rows_of_our_models():

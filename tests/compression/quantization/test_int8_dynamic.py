@@ -6,10 +6,7 @@ from torch import nn
 
 from effnlp.compression.quantization.int8_dynamic import quantize_dynamically
 from effnlp.compression.quantization.integer import quantize_rows
-from effnlp.compression.quantization.products import (
-    ROWS_AT_ONCE,
-    DynamicInt8Linear,
-)
+from effnlp.compression.quantization.products import ROWS_AT_ONCE, DynamicInt8Linear
 from effnlp.model.classifier import count_params
 
 
