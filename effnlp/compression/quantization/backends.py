@@ -35,15 +35,19 @@ MODULES = {
 """Where the back-ends are that are packages of their own; read when they are asked for."""
 
 OWN = NAMES[:2]
-"""What comes with torch, and what ``auto`` chooses from: the second, and where it is not there the first."""
+"""What comes with torch."""
+
+AUTO = ("torch", "onnxruntime", "reference")
+"""``auto`` is the first of these that this machine has. Where torch's packed products are not exact the reference
+has no dot products of int8 either, and multiplies floats: ONNX Runtime does better there."""
 
 ZERO_POINT = (
     128  # fbgemm multiplies uint8 by int8: activations are shifted up, and the shift is taken off the sums
 )
 
 FEWEST_ROWS = 256
-"""Rows below which the reference is used in any case: for few, what a call costs by itself outweighs the passes that
-are saved. Since the answers are the same, a text may be computed by either."""
+"""Rows below which the reference is used where it has dot products of int8: for few, what a call costs by itself
+outweighs the passes that are saved. Since the answers are the same, a text may be computed by either."""
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +216,7 @@ def usable(packed: PackedProduct | None, on: Tensor) -> PackedProduct | None:
 
     A model that was made elsewhere and asks for what this machine lacks is computed by the reference, which is logged.
     """
-    if packed is None or on.device.type != "cpu" or len(on) < FEWEST_ROWS:
+    if packed is None or on.device.type != "cpu" or (len(on) < FEWEST_ROWS and has("torch")):
         return None
     if not has(packed.name):
         _tell_once(packed.name)
@@ -227,7 +231,7 @@ def _tell_once(name: str) -> None:
 
 
 def use_backend(model: nn.Module, backend: str) -> dict[str, float]:
-    """Let the integer layers of ``model`` be computed by ``backend``; ``auto`` is ``torch`` where that can be had.
+    """Let ``backend`` compute the integer layers of ``model``; ``auto``: the first of :data:`AUTO` that is there.
 
     Args:
         model: Its layers that have an attribute ``packed`` are those.
@@ -235,7 +239,7 @@ def use_backend(model: nn.Module, backend: str) -> dict[str, float]:
     Returns:
         For the record: ``layers_by_torch``, ``layers_by_reference`` …; the record has the version of each package.
     """
-    name = ("torch" if has("torch") else "reference") if backend == "auto" else backend
+    name = next(name for name in AUTO if has(name)) if backend == "auto" else backend
     layers = [module for module in model.modules() if hasattr(module, "packed")]
     for layer in layers:
         layer.packed = None if name == "reference" else make_packed(name)  # type: ignore[assignment]

@@ -24,8 +24,8 @@ def quantize_dynamically(model: nn.Module, embeddings: bool = True, backend: str
 
     Args:
         embeddings: Keep the embedding tables in int8, too; their rows become floats when they are read.
-        backend: Who multiplies: one of :data:`effnlp.compression.quantization.backends.NAMES`, or ``auto``, which is
-            ``torch`` where that can be had and else ``reference``; the numbers are the same.
+        backend: Who multiplies: one of :data:`effnlp.compression.quantization.backends.NAMES`, or ``auto``, the
+            first of :data:`effnlp.compression.quantization.backends.AUTO` that is there; the numbers are the same.
 
     Raises:
         ValueError: If this machine lacks the back-end, or the encoder has no linear layer or, with ``embeddings``,

@@ -159,8 +159,8 @@ class SmoothQuant:
         alpha: How much of the outliers goes into the weights, in [0, 1].
         calibration_texts: How many training texts are read.
         embeddings: Keep the embedding tables in int8.
-        backend: Who multiplies: one of :data:`effnlp.compression.quantization.backends.NAMES`, or ``auto``, which is
-            ``torch`` where that can be had and else ``reference``; the numbers are the same.
+        backend: Who multiplies: one of :data:`effnlp.compression.quantization.backends.NAMES`, or ``auto``, the
+            first of :data:`effnlp.compression.quantization.backends.AUTO` that is there; the numbers are the same.
 
     Raises:
         ValueError: If a value is outside its range, or this machine lacks the back-end.

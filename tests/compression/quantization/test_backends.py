@@ -240,6 +240,37 @@ def test_a_back_end_that_is_not_there_is_refused_with_those_that_are(make_classi
     assert encoder_layers(model, DynamicInt8Linear)
 
 
+def has_only(monkeypatch, *names):
+    monkeypatch.setattr(backends, "has", lambda name: name in names)
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        (backends.NAMES, "torch"),
+        (("reference", "onnxruntime", "torchao"), "onnxruntime"),
+        (("reference", "torchao"), "reference"),
+    ],
+)
+def test_auto_is_the_first_of_its_list_that_is_there(monkeypatch, make_classifier, there, chosen):
+    has_only(monkeypatch, *there)
+    model = quantize_dynamically(make_classifier())
+    assert model.applied["compression/quantization"][f"layers_by_{chosen}"] == 18
+
+
+@pytest.mark.skipif("onnxruntime" not in backends.available(), reason="ONNX Runtime is not installed")
+@pytest.mark.parametrize(("there", "used"), [("torch", "reference"), ("nothing", "onnxruntime")])
+def test_where_the_reference_multiplies_floats_few_rows_are_computed_by_the_back_end_too(
+    monkeypatch, there, used
+):
+    monkeypatch.setattr(backends, "FEWEST_ROWS", 6)
+    has_only(monkeypatch, "reference", "onnxruntime", there)
+    layer = DynamicInt8Linear(nn.Linear(8, 8))
+    use_backend(layer, "onnxruntime")
+    operators = set(count_flops(lambda: layer(torch.randn(5, 8))).by_operator)
+    assert (OPERATORS["onnxruntime"] in operators) == (used == "onnxruntime")
+
+
 @needs_packed
 def test_a_product_that_saturates_is_not_offered(monkeypatch):
     exact = PackedWeights.product
