@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -152,7 +152,7 @@ class EnergyMeter:
         self._lock = threading.RLock()
         self._joules, self._gaps, self._reason = 0.0, 0, None if domains else reason
         self._idle_joules = 0.0
-        self._last: tuple[float, list[Sample]] | None = None
+        self._last: list[Sample] | None = None
         self._is_running = False
         self._pauses = 0
         self._stop = threading.Event()
@@ -253,15 +253,21 @@ class EnergyMeter:
         if last is None or now is None:
             self._gaps += 1  # its end or its beginning is not known
             return
-        seconds = now[0] - last[0]
-        for domain, before, after in zip(self._domains, last[1], now[1], strict=True):
+        for domain, before, after in zip(self._domains, last, now, strict=True):
+            assert before.seconds is not None
+            assert after.seconds is not None
+            seconds = after.seconds - before.seconds
             self._joules += share(before, after, seconds, domain.idle_watts)
             self._idle_joules += idle_share(before, after, seconds, domain.idle_watts)
 
-    def _sample(self) -> tuple[float, list[Sample]] | None:
-        """All domains now; None, with the reason kept, if one of them cannot be read."""
+    def _sample(self) -> list[Sample] | None:
+        """All domains now, each with its time; None, with the reason kept, if one of them cannot be read."""
         try:
-            return self._clock(), [domain.sample() for domain in self._domains]
+            now = self._clock()
+            samples = [domain.sample() for domain in self._domains]
+            return [
+                sample if sample.seconds is not None else replace(sample, seconds=now) for sample in samples
+            ]
         except Exception as error:  # whatever a sensor does, the run goes on
             if self._gaps == 0:
                 log.warning("the power sensor failed: %s; energy will be absent", error)

@@ -38,12 +38,15 @@ class Sample:
         own_seconds: Time that this run used of it (processor or device time).
         busy_seconds: Time that everybody used of it; at least ``own_seconds`` in the long run.
         active_runs: How many runs share it now, this one included; 0 if this one does not use it.
+        seconds: When ``joules`` were read, by a clock that never goes back; None: about when they were asked for. On a
+            busy machine that may be a while before.
     """
 
     joules: float
     own_seconds: float
     busy_seconds: float
     active_runs: int
+    seconds: float | None = None
 
 
 class Domain(Protocol):
@@ -174,11 +177,12 @@ class RaplPackages:
 
     def sample(self) -> Sample:
         """Read all packages."""
+        seconds = time.monotonic()
         for path, largest in self._ranges.items():
             now = _read_integer(path)
             self._microjoules += since(self._last[path], now, largest)
             self._last[path] = now
-        return Sample(self._microjoules / 1e6, self._own(), self._busy(), self._active())
+        return Sample(self._microjoules / 1e6, self._own(), self._busy(), self._active(), seconds)
 
 
 def since(before: int, now: int, largest: int) -> int:
@@ -240,9 +244,9 @@ class ProcessorModel:
 
     def sample(self) -> Sample:
         """Evaluate the model; only the own use is needed."""
-        own = self._own()
-        joules = self.idle_watts * self._clock() + self.watts_per_core * own
-        return Sample(joules, own, own, self._active())
+        own, seconds = self._own(), self._clock()
+        joules = self.idle_watts * seconds + self.watts_per_core * own
+        return Sample(joules, own, own, self._active(), seconds)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -407,6 +407,28 @@ def test_the_meter_of_this_machine_reads_something_and_says_how(tmp_path):
     assert reading.joules > 0
     assert reading.method in ("measured", "estimated")
     assert "processor/idle_watts" in reading.constants
+
+
+def test_a_reading_that_comes_late_on_a_busy_machine_is_charged_once(clock):
+    """What was idle while the meter waited for the processor is shared like the rest, and no use of this run."""
+    waits, used = cycle([0.0, 0.4, 0.1, 0.0]), 0.0
+
+    def own_seconds():
+        clock.now += next(waits)  # others have the processor
+        return used
+
+    model = ProcessorModel(30.0, 40.0, lambda: 2, own_seconds=own_seconds, clock=clock)
+    meter = make_meter(clock, model)
+    meter.start()
+    begin, start = meter.mark(), clock.now
+    for _ in range(20):
+        clock.now += 0.05
+        used += 0.001
+        meter.mark()
+    clock.now += 0.05
+    end = meter.mark()
+    assert meter.between(begin, end).joules == pytest.approx(40 * (clock.now - start) / 2 + 30 * used)
+    meter.stop()
 
 
 RUN = """
