@@ -7,11 +7,13 @@ nobody's share. Nothing is assumed about interactions: they are in the residual.
 Source: Kelley (1935), https://doi.org/10.1073/pnas.21.9.554 (epsilon squared); Holm (1979),
 https://www.jstor.org/stable/4615733 (many tests at once).
 
+Factors that belong together, a choice and its settings, can have one share: what they explain and nothing else does.
+
 Legend: N observations, P columns of the design, F factors.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,9 +53,9 @@ class Design:
                     parts.append(np.array([float(one == level) for one in levels]))
         return cls(np.stack(parts, axis=1), columns, dict(references), counts)
 
-    def without(self, factor: str) -> np.ndarray:
-        """The matrix without the columns of ``factor``."""
-        return self.matrix[:, [name != factor for name, _ in self.columns]]
+    def without(self, factors: Collection[str]) -> np.ndarray:
+        """The matrix without the columns of ``factors``."""
+        return self.matrix[:, [name not in factors for name, _ in self.columns]]
 
     @property
     def degrees_left(self) -> int:
@@ -63,7 +65,7 @@ class Design:
 
 @dataclass(frozen=True)
 class Share:
-    """What a factor alone explains.
+    """What a factor alone explains, or some that belong together.
 
     Attributes:
         share: Epsilon squared; noise can make it slightly negative.
@@ -93,7 +95,7 @@ class Fit:
 
     Attributes:
         explained: Share of the variance that all factors explain together, adjusted for their number.
-        shares: Factor to its own.
+        shares: Factor, or name of factors that belong together, to its own.
         levels: Those that can be estimated.
     """
 
@@ -102,8 +104,17 @@ class Fit:
     levels: list[Level]
 
 
-def fit(design: Design, values: np.ndarray, confidence: float) -> Fit:
-    """Fit (N,) ``values``, which are not all equal; of the levels ``confidence`` is the interval's.
+def fit(
+    design: Design,
+    values: np.ndarray,
+    confidence: float,
+    together: Mapping[str, Collection[str]] | None = None,
+) -> Fit:
+    """Fit (N,) ``values``, which are not all equal.
+
+    Args:
+        confidence: Of the intervals of the levels.
+        together: Name to the factors that have a share together; None: each has its own.
 
     Raises:
         ValueError: If no degree of freedom is left, or the values are constant.
@@ -119,11 +130,11 @@ def fit(design: Design, values: np.ndarray, confidence: float) -> Fit:
     residual = _residual(design.matrix, values, total)
     noise = residual / left
     shares = {}
-    for factor in design.references:
-        reduced = design.without(factor)
+    for name, factors in (together or {factor: [factor] for factor in design.references}).items():
+        reduced = design.without(factors)
         degrees = len(values) - int(np.linalg.matrix_rank(reduced)) - left
         added = _residual(reduced, values, total) - residual
-        shares[factor] = Share((added - degrees * noise) / total, _p_of(added, degrees, noise, left, total))
+        shares[name] = Share((added - degrees * noise) / total, _p_of(added, degrees, noise, left, total))
     return Fit(
         1 - noise / (total / (len(values) - 1)),
         shares,

@@ -1,8 +1,9 @@
 """Which slot moved which cost: what each choice explains of each objective, and what it did to it.
 
 An additive model of the choices is fitted to every objective over the configurations of a section that were trained
-to their end. Costs that are positive are taken by their logarithm, so that a choice multiplies them; a quality is
-taken as it is, so that a choice adds to it. Of early stopping's survivors it says what it did *among them*.
+to their end. A slot is a choice with its settings: which pruning, and how much of it, is judged together. Costs that
+are positive are taken by their logarithm, so that a choice multiplies them; a quality is taken as it is, so that a
+choice adds to it. Of early stopping's survivors it says what it did *among them*.
 
 fANOVA of a random forest (Hutter et al. 2014, https://proceedings.mlr.press/v32/hutter14.html), the usual measure of
 importance, gives neither intervals nor a test of what is chance, and does not say what a choice did.
@@ -35,10 +36,10 @@ NO_FACTORS = re.compile(r"tracking|search(/.*)?|meter|evaluation(/.*)?|task")
 """Groups that say how a run is measured, not what it is."""
 
 NAMED = 3
-"""So many factors of an objective are named in a sentence."""
+"""So many slots of an objective are named in a sentence."""
 
 CLEAR = 1 - CONFIDENCE
-"""A factor moves an objective if its p, adjusted for all factors and objectives, is below this."""
+"""A slot moves an objective if its p, adjusted for all slots and objectives, is below this."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Moved:
 
     Attributes:
         explained: Share of its variance that all factors explain together.
-        shares: Factor to what it alone explains, most first.
+        shares: Slot to what it alone explains, most first.
         effects: Of the factors' levels.
     """
 
@@ -79,15 +80,19 @@ class Moved:
 
     @property
     def movers(self) -> list[str]:
-        """Factors that are shown to move it, most first."""
-        return [factor for factor, share in self.shares.items() if share.p < CLEAR]
+        """Slots that are shown to move it, most first."""
+        return [slot for slot, share in self.shares.items() if share.p < CLEAR]
 
 
 @dataclass(frozen=True)
 class Importance:
-    """Factors and objectives of a section, over so many configurations; ``left_out`` lack an objective."""
+    """Slots and objectives of a section, over so many configurations; ``left_out`` lack an objective.
 
-    factors: list[str]
+    Attributes:
+        slots: Name to its factors: a choice and its settings, or a setting of what is the same everywhere.
+    """
+
+    slots: dict[str, list[str]]
     moved: list[Moved]
     configurations: int
     left_out: int
@@ -104,22 +109,23 @@ def importance(section: Section) -> Importance | None:
     design = Design.of(factors, references)
     if design.degrees_left < FREE:
         return None
+    slots = _slots(section, list(factors))
     fits = {}
     for key, towards in section.objectives.items():
         means = np.array([candidate.values[key].mean for candidate in ranked])
         is_ratio = towards == DOWN and bool(means.min() > 0)
         values = np.log(means) if is_ratio else means
         if np.ptp(values) > 1e-9 * np.abs(values).max():
-            fits[key] = is_ratio, fit(design, values, CONFIDENCE)
+            fits[key] = is_ratio, fit(design, values, CONFIDENCE, slots)
     if not fits:
         return None
     adjusted = iter(holm([share.p for _, found in fits.values() for share in found.shares.values()]))
     moved = [_moved(key, is_ratio, found, adjusted) for key, (is_ratio, found) in fits.items()]
-    return Importance(list(factors), moved, len(ranked), len(section.lacking))
+    return Importance(slots, moved, len(ranked), len(section.lacking))
 
 
 def _moved(key: str, is_ratio: bool, found: Fit, adjusted: Iterator[float]) -> Moved:
-    shares = {factor: Share(share.share, next(adjusted)) for factor, share in found.shares.items()}
+    shares = {slot: Share(share.share, next(adjusted)) for slot, share in found.shares.items()}
     ordered = dict(sorted(shares.items(), key=lambda pair: -pair[1].share))
     effects = [
         Effect(level, is_ratio, *_back(is_ratio, level.estimate, level.low, level.high))
@@ -149,6 +155,17 @@ def _factors(section: Section, ranked: Sequence[Candidate]) -> tuple[dict[str, l
         if len(set(made)) > 1:
             factors[key], references[key] = made, reference
     return factors, references
+
+
+def _slots(section: Section, factors: Sequence[str]) -> dict[str, list[str]]:
+    """Name to factors: each choice that varies with its settings, and settings of other groups alone."""
+    names = short_names(section.groups)
+    prefixes = {f"{group.replace('/', '.')}.": name for group, name in names.items() if name in factors}
+    slots: dict[str, list[str]] = {}
+    for factor in factors:
+        owners = [prefix for prefix in prefixes if factor.startswith(prefix)]
+        slots.setdefault(prefixes[max(owners, key=len)] if owners else factor, []).append(factor)
+    return slots
 
 
 def _levels_of(values: Sequence[str | None]) -> tuple[list[str], str]:
@@ -188,19 +205,20 @@ def _signed(key: str, value: float) -> str:
 
 
 def in_words(found: Importance) -> list[str]:
-    """A sentence for each objective: what moved it, how much, and the clearest effect of each."""
+    """A sentence for each objective: what moved it, how much, and the largest clear effect of each."""
     sentences = []
     for moved in found.moved:
-        parts = [_factor_in_words(moved, factor) for factor in moved.movers[:NAMED]]
+        parts = [_slot_in_words(moved, slot, found.slots[slot]) for slot in moved.movers[:NAMED]]
         said = "; ".join(parts) or f"nothing is shown to, over {found.configurations} configurations"
         sentences.append(f"What moves {moved.objective}: {said}")
     return sentences
 
 
-def _factor_in_words(moved: Moved, factor: str) -> str:
-    clear = [effect for effect in moved.effects if effect.level.factor == factor and effect.clear]
-    text = f"{factor} {100 * moved.shares[factor].share:.0f} %"
+def _slot_in_words(moved: Moved, slot: str, factors: Sequence[str]) -> str:
+    clear = [effect for effect in moved.effects if effect.level.factor in factors and effect.clear]
+    text = f"{slot} {100 * moved.shares[slot].share:.0f} %"
     if not clear:
         return text
     largest = max(clear, key=lambda one: abs(np.log(one.estimate)) if one.is_ratio else abs(one.estimate))
-    return f"{text} ({largest.level.level} {effect_in_words(largest, moved.objective)})"
+    setting = "" if largest.level.factor == slot else f"{largest.level.factor}="
+    return f"{text} ({setting}{largest.level.level} {effect_in_words(largest, moved.objective)})"

@@ -59,21 +59,23 @@ def conflicts_context(found: Conflicts | None, section: Section) -> dict[str, An
 
 
 def importance_context(found: Importance | None) -> dict[str, Any] | None:
-    """Shares as rows of factors with a cell for each objective, and for each factor what its levels did."""
+    """Shares as rows of slots with a cell for each objective, and for each of their factors what its levels did."""
     if found is None:
         return None
-    strongest = {factor: max(moved.shares[factor].share for moved in found.moved) for factor in found.factors}
-    factors = sorted(found.factors, key=lambda factor: -strongest[factor])
+    strongest = {slot: max(moved.shares[slot].share for moved in found.moved) for slot in found.slots}
+    slots = sorted(found.slots, key=lambda slot: -strongest[slot])
     return {
         "objectives": [(moved.objective, moved.explained) for moved in found.moved],
         "shares": [
             (
-                factor,
-                [(max(0.0, moved.shares[factor].share), factor in moved.movers) for moved in found.moved],
+                slot,
+                [(max(0.0, moved.shares[slot].share), slot in moved.movers) for moved in found.moved],
             )
-            for factor in factors
+            for slot in slots
         ],
-        "effects": [row for factor in factors for row in _effect_rows(found.moved, factor)],
+        "effects": [
+            row for slot in slots for factor in found.slots[slot] for row in _effect_rows(found.moved, factor)
+        ],
         "configurations": found.configurations,
     }
 

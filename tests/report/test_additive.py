@@ -32,6 +32,24 @@ def test_the_shares_of_a_balanced_design_are_the_planted_ones_and_add_up_to_what
     assert found.explained == pytest.approx(sum(share.share for share in found.shares.values()))
 
 
+def test_factors_that_belong_together_share_what_nothing_else_explains():
+    kind, size, other, _ = np.array(np.meshgrid(range(3), range(2), range(2), range(75))).reshape(4, -1)
+    size = size * (kind == 2)  # a setting of the third kind alone
+    noise = np.random.default_rng(0).normal(size=kind.size) * 0.1
+    values = 1.0 * (kind == 1) + 2.0 * (kind == 2) + 3.0 * size + 1.0 * other + noise
+    factors = {
+        name: [str(n) for n in row] for name, row in (("kind", kind), ("size", size), ("other", other))
+    }
+    design = Design.of(factors, dict.fromkeys(factors, "0"))
+    together = fit(design, values, 0.9, {"slot": ["kind", "size"], "other": ["other"]})
+    apart = fit(design, values, 0.9)
+    assert together.shares.keys() == {"slot", "other"}
+    assert together.shares["other"] == apart.shares["other"]
+    assert together.shares["slot"].share == pytest.approx(1 - np.var(1.0 * other) / np.var(values), abs=0.02)
+    assert together.shares["slot"].share > apart.shares["kind"].share + apart.shares["size"].share + 0.1
+    assert together.explained == apart.explained
+
+
 def test_intervals_hold_what_was_planted_as_often_as_they_say():
     dice = np.random.default_rng(0)
     held = []

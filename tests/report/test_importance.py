@@ -84,6 +84,21 @@ def test_a_rate_with_many_values_is_taken_by_thirds(swept):
     assert levels[high].high < -0.1
 
 
+def test_settings_of_a_choice_are_judged_with_it_and_named_where_they_did_most(swept):
+    def sized(record, pruning, _quantization, rate):
+        if pruning == "magnitude":
+            size = "0.9" if rate == "3e-3" else "0.5"
+            record.identity["overrides"].append(f"compression.pruning.sparsity={size}")
+            record.put({"val/accuracy": record.values["val/accuracy"] - 0.3 * (size == "0.9")})
+
+    found = importance(swept(("1e-3", "2e-3", "3e-3"), sized))
+    assert found.slots["pruning"] == ["pruning", "compression.pruning.sparsity"]
+    assert "compression.pruning.sparsity" not in of(found, "val/accuracy").shares
+    assert found.slots["finetuning.learning_rate"] == ["finetuning.learning_rate"]
+    assert in_words(found)[0].startswith("What moves val/accuracy: pruning ")
+    assert "(compression.pruning.sparsity=0.9 −0.3" in in_words(found)[0]
+
+
 def test_too_few_configurations_and_objectives_that_nothing_moves_say_nothing(swept):
     assert importance(swept(rates=("1e-3",))) is None
     constant = {"val/accuracy": "maximize", "infer/single_stream/flops": "minimize"}
@@ -112,4 +127,4 @@ def test_how_a_run_is_measured_is_no_factor(swept):
     def measured(record, *of):
         record.choices["evaluation/scenarios"] = random.Random(str(of)).choice(["single_stream", "offline"])
 
-    assert "scenarios" not in importance(swept(change=measured)).factors
+    assert "scenarios" not in importance(swept(change=measured)).slots
