@@ -2,11 +2,11 @@
 
 Source: Goyal et al. (2020), https://arxiv.org/abs/2001.08950
 
-Legend: N positions, L layers.
+Legend: N tokens of the longest text that can be read, with those of a prompt, L layers.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
@@ -17,6 +17,11 @@ from effnlp.data.encodings import Batch
 from effnlp.method import Objective, note, progress
 from effnlp.model.classifier import Classifier, LayeredEncoder
 from effnlp.model.parts import heads_of
+from effnlp.model.prompted import prompt_length
+
+if TYPE_CHECKING:
+    from effnlp.data.prepare import Prepared
+    from effnlp.gathering import Around
 
 REQUIRES = {
     "prepare": ("layer_outputs", "softmax_attention", "linear_layers"),
@@ -108,6 +113,12 @@ class PowerBert:
             raise ValueError(f"learning_rate_factor must be above 0, got {learning_rate_factor}")
         self.retention, self.penalty, self.search = retention, penalty, search
         self.learning_rate_factor = learning_rate_factor
+        self.longest: int | None = None
+
+    def gather(self, data: "Prepared", around: "Around") -> "Prepared":  # noqa: ARG002
+        """See how long a text can be: positions that no text reaches would be counted among those that are kept."""
+        self.longest = getattr(data.tokenizer, "max_length", None)
+        return data
 
     @property
     def settled_after(self) -> float:
@@ -124,10 +135,12 @@ class PowerBert:
         if not isinstance(model, Classifier) or not isinstance(encoder, LayeredEncoder):
             kind = type(encoder if encoder is not None else model).__name__
             raise ValueError(f"token dropping needs an encoder that can be run layer by layer, got {kind}")
-        depth, positions = encoder.depth, getattr(encoder, "position_count", 0)
+        depth, longest = encoder.depth, int(getattr(encoder, "position_count", 0))
+        if self.longest is not None:
+            longest = min(longest, self.longest + prompt_length(getattr(encoder, "prompt", None)))
         refuse(encoder)
         head_width = next(iter(heads_of(model)[0].givers.values()))  # of the query
-        between, longest = depth - 1, int(positions)
+        between = depth - 1
         if self.retention is not None and len(self.retention) != between:
             raise ValueError(
                 f"retention must have {between} counts, one for each layer but the last, got {self.retention}"

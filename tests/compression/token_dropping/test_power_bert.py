@@ -1,5 +1,6 @@
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from effnlp.evaluation.flops import count_flops
 from effnlp.model.classifier import LayerState, mean_pool
 from effnlp.model.export import refusal
 from effnlp.model.pooling import POOLINGS
+from effnlp.peft.prompt import PromptTuning
 
 DEPTH = 3
 WORDS = ["a cat sat on the mat", "dull", "the film was very strange and it was not lovely , not at all"]
@@ -153,6 +155,23 @@ def test_in_the_search_tokens_are_weighed_by_the_retention_of_their_rank_and_non
     chosen.objective(loss_of)(model, batch).backward()
     assert encoder.retention.grad[:, 1:4].abs().min() > 0
     assert (encoder.retention.grad[:, 0] == 0).all()  # the first token has rank 0 and is not weighed
+
+
+def test_it_is_learned_of_as_many_tokens_as_a_text_can_have(make_classifier, make_batch):
+    batch, chosen = make_batch(8), PowerBert()
+    length = batch["input_ids"].shape[1]
+    positions = make_classifier(depth=DEPTH).encoder.position_count
+    data = SimpleNamespace(tokenizer=SimpleNamespace(max_length=length))
+    assert chosen.gather(data, None) is data
+    model = chosen.prepare(make_classifier(depth=DEPTH)).train()
+    assert length < positions
+    assert model.encoder.retention.shape == (DEPTH - 1, length)
+    assert model(batch).isfinite().all()
+    with_prompt = chosen.prepare(PromptTuning(length=3).prepare(make_classifier(depth=DEPTH))).train()
+    assert with_prompt.encoder.retention.shape == (DEPTH - 1, length + 3)
+    assert with_prompt(batch).isfinite().all()
+    chosen.longest = 10 * positions
+    assert chosen.prepare(make_classifier(depth=DEPTH)).encoder.retention.shape == (DEPTH - 1, positions)
 
 
 def test_the_penalty_is_paid_in_the_search_alone(make_classifier, make_batch, loss_of):
