@@ -31,9 +31,10 @@ class Examples:
         order = np.argsort(-self.encodings.lengths, kind="stable")
         return [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
 
-    def batch(self, positions: list[int], pad_to_multiple: int = 1) -> Batch:
-        """The batch of these positions, with labels."""
-        batch = self.encodings.batch(positions, self.labels, pad_to_multiple=pad_to_multiple)
+    def batch(self, positions: list[int], pad_to_multiple: int = 1, with_labels: bool = True) -> Batch:
+        """The batch of these positions."""
+        labels = self.labels if with_labels else None
+        batch = self.encodings.batch(positions, labels, pad_to_multiple=pad_to_multiple)
         return {**batch, "rows": torch.tensor(positions)} if self.with_rows else batch
 
     def labelled(self) -> np.ndarray:

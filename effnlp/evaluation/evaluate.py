@@ -27,7 +27,7 @@ def predict(model: nn.Module, examples: Examples, batch_size: int, gauge: MeterG
     with torch.inference_mode():
         for positions in examples.by_length(batch_size):
             gauge.let_others_measure()
-            batch = on_device(model, examples.encodings.batch(positions, pad_to_multiple=8))
+            batch = on_device(model, examples.batch(positions, 8, with_labels=False))
             gauge.start_step(batch, "evaluation")
             answer = model(batch)
             gauge.end_step()

@@ -15,11 +15,11 @@ from torch.nn.functional import normalize
 from effnlp.compression.distillation.answers import Answers, check_weights
 from effnlp.compression.distillation.layer_maps import check_layer_map, layer_map
 from effnlp.compression.distillation.lessons import Lessons
+from effnlp.compression.distillation.lookup import Wanted
 from effnlp.compression.distillation.projection import add_projections, drop_projections, project
 from effnlp.compression.distillation.trace import Trace, depth_of
 from effnlp.data.encodings import Batch
 from effnlp.method import Objective
-from effnlp.model.surgery import encoder_of
 
 if TYPE_CHECKING:
     from effnlp.data.prepare import Prepared
@@ -84,7 +84,7 @@ class Hidden:
 
     def gather(self, data: "Prepared", around: "Around") -> "Prepared":
         """Get the teacher, and the texts of the pool."""
-        return self.lessons.gather(data, around, by_layers=True)
+        return self.lessons.gather(data, around, Wanted(pooled=True))
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Give a student of another width its projection.
@@ -114,12 +114,11 @@ class Hidden:
         return taught
 
     def _patient(self, model: nn.Module, student: Trace, teacher: Trace) -> Tensor:
-        taught_by = layer_map(self.layer_map, len(student.states) - 1, len(teacher.states) - 1)
-        pool, pool_of_teacher = encoder_of(model).pool, encoder_of(self.lessons.model).pool  # type: ignore[arg-type]
-        inner = range(1, len(student.states) - 1)
+        taught_by = layer_map(self.layer_map, student.depth, teacher.depth)
+        inner = range(1, student.depth)
         return patient_loss(
-            [project(model, "layers", pool(student.states[m])) for m in inner],  # type: ignore[operator]
-            [pool_of_teacher(teacher.states[taught_by[m]]) for m in inner],  # type: ignore[operator]
+            [project(model, "layers", student.pooled(m)) for m in inner],
+            [teacher.pooled(taught_by[m]) for m in inner],
         )
 
     def settle(self, model: nn.Module) -> nn.Module:

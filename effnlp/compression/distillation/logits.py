@@ -55,7 +55,7 @@ class Logits:
 
     def gather(self, data: "Prepared", around: "Around") -> "Prepared":
         """Ask the teacher about every text, and add those of the pool."""
-        return self.lessons.gather(data, around, by_layers=False)
+        return self.lessons.gather(data, around)
 
     def objective(self, base: Objective) -> Objective:
         """The loss of labels and teacher."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from effnlp.compression.distillation.answers import Answers, check_weights
 from effnlp.compression.distillation.lessons import Lessons
+from effnlp.compression.distillation.lookup import Wanted
 from effnlp.compression.distillation.relations import log_relations, relation_loss
 from effnlp.compression.distillation.trace import Trace, depth_of
 from effnlp.data.encodings import Batch
@@ -86,11 +87,12 @@ class MiniLM:
         if teacher_layer is not None and teacher_layer < 1:
             raise ValueError(f"teacher_layer must be at least 1, got {teacher_layer}")
         self.beta, self.relation_heads, self.teacher_layer = beta, relation_heads, teacher_layer
+        self._layer = -1 if teacher_layer is None else teacher_layer - 1
         self.lessons = Lessons(teacher, pool, pool_size)
 
     def gather(self, data: "Prepared", around: "Around") -> "Prepared":
         """Get the teacher, and the texts of the pool."""
-        return self.lessons.gather(data, around, by_layers=True)
+        return self.lessons.gather(data, around, Wanted(roles=ROLES, layer=self._layer))
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Check that both can be related; the student is left as it is.
@@ -120,12 +122,11 @@ class MiniLM:
         return taught
 
     def _relations(self, student: Trace, teacher: Trace) -> Tensor:
-        layer = -1 if self.teacher_layer is None else self.teacher_layer - 1
         distances = []
         for role in ROLES:
             given, wanted = (
                 relations(vectors, self.relation_heads, student.mask)
-                for vectors in (student.given[role][-1], teacher.given[role][layer])
+                for vectors in (student.given[role][-1], teacher.given[role][self._layer])
             )
             distances.append(relation_loss(given, wanted, student.mask))
         return torch.stack(distances).sum()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from effnlp.compression.distillation.answers import Answers, check_weights
 from effnlp.compression.distillation.layer_maps import check_layer_map, layer_map
 from effnlp.compression.distillation.lessons import Lessons
+from effnlp.compression.distillation.lookup import Wanted
 from effnlp.compression.distillation.projection import PLACE, add_projections, drop_projections, project
 from effnlp.compression.distillation.relations import (
     attention_scores,
@@ -115,6 +116,7 @@ class MobileBERT:
         self.progressive = self.settled_after = progressive
         self.lower_rate, self.layer_map = lower_rate, layer_map
         self.lessons = Lessons(teacher, pool, pool_size)
+        self._roles = ("query", "key") if attention_weight else ()
         self.layer: int | None = None
         self.follows_layers = self.follows_answers = True
         self._heads, self._is_causal = 0, False
@@ -123,7 +125,7 @@ class MobileBERT:
 
     def gather(self, data: "Prepared", around: "Around") -> "Prepared":
         """Get the teacher, and the texts of the pool."""
-        return self.lessons.gather(data, around, by_layers=True)
+        return self.lessons.gather(data, around, Wanted(hidden=True, roles=self._roles))
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Give each layer of a student of another width its projection.
@@ -195,12 +197,9 @@ class MobileBERT:
         """The loss of the layer that takes over, or of the answers."""
 
         def taught(model: nn.Module, batch: Batch) -> Tensor:
-            roles = ("query", "key") if self.attention_weight else ()
             if self.layer is not None:
-                return self._taken_over(model, batch, self.layer, roles)
-            if not self.follows_layers:
-                roles = ()
-            student, teacher = self.lessons.traces(model, batch, roles)
+                return self._taken_over(model, batch, self.layer)
+            student, teacher = self.lessons.traces(model, batch, self._roles if self.follows_layers else ())
             loss = self.answers.loss(base, model, batch, student.logits, teacher.logits)
             if self.follows_layers:
                 for layer, other in self._pairs(model):
@@ -214,11 +213,9 @@ class MobileBERT:
         taught_by = layer_map(self.layer_map, depth_of(model), depth_of(self.lessons.model))  # type: ignore[arg-type]
         return list(enumerate(taught_by))[1:]
 
-    def _taken_over(self, model: nn.Module, batch: Batch, layer: int, roles: Sequence[str]) -> Tensor:
-        student = trace_layer(model, batch, layer, roles)
-        with torch.no_grad():
-            of_teacher = self.lessons.teacher_on(student.hidden.device)
-            teacher = trace_layer(of_teacher, batch, dict(self._pairs(model))[layer], roles)
+    def _taken_over(self, model: nn.Module, batch: Batch, layer: int) -> Tensor:
+        student = trace_layer(model, batch, layer, self._roles)
+        teacher = self.lessons.layer_of_teacher(batch, dict(self._pairs(model))[layer], self._roles)
         return self._distance(model, layer, student, teacher)
 
     def _distance(self, model: nn.Module, layer: int, student: LayerTrace, teacher: LayerTrace) -> Tensor:

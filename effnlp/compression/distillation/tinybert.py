@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from effnlp.compression.distillation.answers import Answers, check_weights
 from effnlp.compression.distillation.layer_maps import check_layer_map, layer_map
 from effnlp.compression.distillation.lessons import Lessons
+from effnlp.compression.distillation.lookup import Wanted
 from effnlp.compression.distillation.projection import PLACE, add_projections, drop_projections, project
 from effnlp.compression.distillation.relations import attention_scores, equal_heads
 from effnlp.compression.distillation.trace import Trace, depth_of, head_count, hidden_loss, mean_over_tokens
@@ -89,11 +90,12 @@ class TinyBERT:
         self.first_phase = self.settled_after = first_phase
         self.follows_layers = self.follows_answers = True
         self.lessons = Lessons(teacher, pool, pool_size)
+        self._roles = ("query", "key") if attention_weight else ()
         self._of_head: list[nn.Parameter] = []
 
     def gather(self, data: "Prepared", around: "Around") -> "Prepared":
         """Get the teacher, and the texts of the pool."""
-        return self.lessons.gather(data, around, by_layers=True)
+        return self.lessons.gather(data, around, Wanted(hidden=True, roles=self._roles))
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Give a student of another width its two projections, W_e and W_h.
@@ -136,10 +138,9 @@ class TinyBERT:
 
     def objective(self, base: Objective) -> Objective:
         """The loss of the phase."""
-        roles = ("query", "key") if self.weights["attention"] else ()
 
         def taught(model: nn.Module, batch: Batch) -> Tensor:
-            student, teacher = self.lessons.traces(model, batch, roles)
+            student, teacher = self.lessons.traces(model, batch, self._roles if self.follows_layers else ())
             parts = []
             if self.follows_layers:
                 parts.append(self._layers(model, student, teacher))
@@ -150,7 +151,7 @@ class TinyBERT:
         return taught
 
     def _layers(self, model: nn.Module, student: Trace, teacher: Trace) -> Tensor:
-        taught_by = layer_map(self.layer_map, len(student.hidden) - 1, len(teacher.hidden) - 1)
+        taught_by = layer_map(self.layer_map, student.depth, teacher.depth)
         mask = student.mask
         distances = [
             self.weights["embedding" if m == 0 else "hidden"]

@@ -4,7 +4,7 @@ Legend: B batch, T tokens of the text, D width, L layers, H heads, E width of a 
 output.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from effnlp.data.encodings import Batch
-from effnlp.model.classifier import Classifier, LayeredEncoder, LayerState
+from effnlp.model.classifier import Classifier, LayeredEncoder
 from effnlp.model.prompted import prompt_length
 
 
@@ -37,17 +37,19 @@ class Trace:
 
     Attributes:
         hidden: (B, T, D) the input of the first layer, then the output of each: L + 1 of them.
-        states: What these are part of, to be pooled.
+        pooled: Index of these to (B, D): what the model pools of it, with a prompt.
         given: Role to what the linear layers in it gave, layer by layer: (B, T, W) each.
         logits: (B, C).
         mask: (B, T), 1 for tokens.
+        depth: L.
     """
 
     hidden: Sequence[Tensor]
-    states: Sequence[LayerState]
+    pooled: Callable[[int], Tensor]
     given: Mapping[str, Sequence[Tensor]]
     logits: Tensor
     mask: Tensor
+    depth: int
 
     def at(self, layer: int) -> LayerTrace:
         """Of one layer, from 1 on."""
@@ -74,10 +76,11 @@ def trace(model: nn.Module, batch: Batch, roles: Sequence[str] = ()) -> Trace:
     _check_heard(encoder, heard, encoder.depth)
     return Trace(
         hidden=[state.hidden[:, before:] for state in states],
-        states=states,
+        pooled=lambda index: encoder.pool(states[index]),
         given={role: [output[:, before:] for output in outputs] for role, outputs in heard.items()},
         logits=model.head(model.dropout(encoder.pool(states[-1]))),  # type: ignore[operator]
         mask=batch["attention_mask"],
+        depth=encoder.depth,
     )
 
 

@@ -5,6 +5,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 from effnlp.compression.distillation.hidden import Hidden, patient_loss
 from effnlp.compression.distillation.soft_labels import soft_loss
 from effnlp.compression.distillation.trace import trace
+from effnlp.model.classifier import mean_pool
 
 
 def test_the_distance_is_that_of_directions():
@@ -27,7 +28,7 @@ def test_labels_logits_and_inner_layers_add_up(make_classifier, make_teacher, ma
     found = method.objective(loss_of)(method.prepare(student), batch)
     own, theirs = trace(student, batch), trace(teacher, batch)
     vectors = [
-        [model.encoder.pool(seen.states[layer]) for layer in layers]
+        [mean_pool(model.encoder.norm(seen.hidden[layer]), seen.mask) for layer in layers]
         for model, seen, layers in ((student, own, (1, 2)), (teacher, theirs, (2, 4)))
     ]
     expected = (
