@@ -224,6 +224,18 @@ def progress(trainer: "Trainer") -> tuple[int, int]:
     return trainer.global_step, int(total)
 
 
+TAKEN_AWAY = (
+    "zeros",
+    "groups_removed",
+    "heads_removed",
+    "units_removed",
+    "weights_removed",
+    "rows_removed",
+    "layers_dropped",
+)
+"""Names under which methods note how much of a model they took away."""
+
+
 def note(model: nn.Module, method: str, values: Mapping[str, float]) -> None:
     """Write down on the model what a method did to it, for the record.
 
@@ -237,3 +249,12 @@ def note(model: nn.Module, method: str, values: Mapping[str, float]) -> None:
 def applied(model: nn.Module) -> dict[str, dict[str, float]]:
     """What methods noted on the model, by method."""
     return getattr(model, "applied", {})
+
+
+def without_effect(model: nn.Module) -> list[str]:
+    """The methods that count what they take away (:data:`TAKEN_AWAY`) and took nothing, by the path of their config."""
+    counts = {
+        name: [value for key, value in noted.items() if key in TAKEN_AWAY]
+        for name, noted in applied(model).items()
+    }
+    return [name for name, taken in counts.items() if taken and not any(taken)]

@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -173,7 +172,9 @@ def minilm(_minilm_choice: Any) -> Any:
         made = tokenizer.encode(texts).batch(range(len(texts)))
         return {**made, "labels": torch.tensor(labels)} if labels else made
 
-    return SimpleNamespace(model=model, batch=batch, build=partial(_minilm_choice.build, tokenizer, 2))
+    return SimpleNamespace(
+        model=model, batch=batch, build=lambda classes=2: _minilm_choice.build(tokenizer, classes)
+    )
 
 
 TINY_WORDS = (

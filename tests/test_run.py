@@ -228,6 +228,17 @@ class Broken:
         return fail
 
 
+def test_a_method_that_changed_nothing_is_recorded_as_that(run_tiny, tmp_path, caplog):
+    plain = ["model=backbone", "compression/pruning=magnitude"]
+    nothing = run_tiny(*plain, "compression.pruning.sparsity=0", folder=tmp_path / "nothing")
+    assert nothing.notes["changed_nothing"] == ["compression/pruning"]
+    assert "compression/pruning=magnitude was applied and changed nothing" in caplog.text
+    caplog.clear()
+    half = run_tiny(*plain, "compression.pruning.sparsity=0.5", folder=tmp_path / "half")
+    assert half.notes["changed_nothing"] == []
+    assert "changed nothing" not in caplog.text
+
+
 def test_a_tracker_that_fails_never_costs_the_result(run_tiny, monkeypatch):
     from effnlp.tracking import files
 

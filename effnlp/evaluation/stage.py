@@ -1,6 +1,7 @@
 """The stage ``evaluation`` of a run: quality, robustness, fairness, loyalty, and cost at inference."""
 
 import functools
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from effnlp.evaluation.subject import Subject
 from effnlp.finetuning.loop import DivergedError
 from effnlp.model.classifier import count_params
 from effnlp.model.storage import Deployed, stored_bytes
+
+log = logging.getLogger(__name__)
 
 SPLITS = {"val": "validation", "test": "test"}
 """How keys begin, to the split of the task."""
@@ -63,6 +66,9 @@ def evaluate(deployed: Deployed, data: Prepared, config: Mapping[str, Any], atte
         )  # fmt: skip
         record.put(use.values, use.absent)
     record.notes["applied"] = method.applied(deployed.model)
+    record.notes["changed_nothing"] = method.without_effect(deployed.model)
+    for name in record.notes["changed_nothing"]:
+        log.warning("%s=%s was applied and changed nothing", name, record.choices.get(name))
 
 
 def gauge_of(model: nn.Module, attempt: Attempt) -> MeterGauge:

@@ -6,6 +6,7 @@ linear layer gives, C classes.
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -154,6 +155,18 @@ def is_of_texts(tensor: Tensor) -> bool:
     return tensor.dim() == 2
 
 
+def _array_on_disk(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of zeros whose room is taken now: to write a mapped file on a full disk kills the process.
+
+    Raises:
+        OSError: If the disk has too little room.
+    """
+    array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
 def look(
     model: Classifier, examples: Examples, wanted: Wanted, around: "Around", *identity: Any
 ) -> Lookup | None:
@@ -177,13 +190,8 @@ def look(
         return None
 
     def make(folder: Path) -> None:
-        arrays = {
-            name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float32, shape)
-            for name, shape in shapes.items()
-        }
+        arrays = {name: _array_on_disk(folder / f"{name}.npy", shape) for name, shape in shapes.items()}
         around.predict(_Kept(model, wanted, arrays, encodings.offsets), examples)
-        for array in arrays.values():
-            array.flush()
 
     ids = [encodings.ids, encodings.offsets, encodings.type_ids]
     digests = [None if each is None else hashlib.sha256(each.tobytes()).hexdigest() for each in ids]

@@ -168,7 +168,8 @@ class Prune:
             pruned = KeptRows(table, kept, self._unknown)
             replace_layers(model, tables_with(model, table), lambda _: pruned)
             rows = pruned.table.num_embeddings
-        noted = {"rows_before": table.num_embeddings, "rows": rows, **self._said}
+        before = table.num_embeddings
+        noted = {"rows_before": before, "rows": rows, "rows_removed": before - rows, **self._said}
         note(model, "compression/vocabulary", noted)
         return model
 

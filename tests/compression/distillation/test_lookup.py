@@ -1,5 +1,7 @@
 """Layers of a teacher that were looked at once say what they would say again."""
 
+import errno
+import os
 from functools import partial
 from types import SimpleNamespace
 
@@ -154,6 +156,16 @@ def test_the_same_texts_are_looked_at_once(make_teacher, examples, around, monke
     for limit, is_kept in ((sizes, True), (sizes - 1, False)):
         monkeypatch.setattr(lookup, "LIMIT", limit)
         assert (look(make_teacher(), examples, wanted, around, "teacher") is not None) == is_kept
+
+
+def test_a_full_disk_is_said_before_the_teacher_reads(make_teacher, examples, around, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    around.predict = lambda *_: pytest.fail("the teacher reads")
+    with pytest.raises(OSError, match="no space left"):
+        look(make_teacher(), examples, wanted_by(Hidden()), around, "teacher")
 
 
 @pytest.mark.parametrize("name", ["hidden", "tinybert", "minilm", "mobilebert"])

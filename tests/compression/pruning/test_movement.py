@@ -6,11 +6,13 @@ import torch
 from torch import nn
 
 from effnlp import method
+from effnlp.compression.pruning.magnitude import Magnitude
 from effnlp.compression.pruning.mask import keep_mask
 from effnlp.compression.pruning.movement import (
     MaskedLinear,
     Movement,
     StraightThrough,
+    first_scores,
     kept_share,
     masked_layers,
     mean_score,
@@ -39,7 +41,7 @@ def test_the_gradient_of_a_score_is_that_of_the_used_weight_times_the_weight():
     torch.manual_seed(0)
     weight, x, target = torch.randn(5, 7), torch.randn(11, 7), torch.randn(11, 5)
     mask = torch.rand(5, 7) > 0.5
-    layer = MaskedLinear(nn.Linear(7, 5, bias=False), 1.0)
+    layer = MaskedLinear(nn.Linear(7, 5, bias=False), 1.0, 0.0)
     layer.weight.data.copy_(weight)
     layer.mask.copy_(mask)
     ((layer(x) - target) ** 2).sum().backward()
@@ -53,7 +55,7 @@ def test_the_gradient_of_a_score_is_that_of_the_used_weight_times_the_weight():
 def test_scores_fall_where_weights_move_to_zero_and_rise_where_they_move_away():
     """Gradient descent on a toy with known targets: the score is the sum of -rate * dL/dW * W."""
     start, target = torch.tensor([[1.0, 1.0, -1.0, -1.0]]), torch.tensor([[0.2, 2.0, -0.2, -2.0]])
-    layer = MaskedLinear(nn.Linear(4, 1, bias=False), 1.0)
+    layer = MaskedLinear(nn.Linear(4, 1, bias=False), 1.0, 0.0)
     layer.weight.data.copy_(start)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.05)
     expected = torch.zeros(1, 4)
@@ -67,6 +69,32 @@ def test_scores_fall_where_weights_move_to_zero_and_rise_where_they_move_away():
     moved_away = layer.weight.detach().abs() > start.abs()
     assert torch.equal(layer.scores > 0, moved_away)
     assert keep_mask(layer.scores, 0.5).tolist() == [[False, True, False, True]]
+
+
+def test_scores_begin_with_the_order_of_magnitudes_or_all_alike():
+    weight = torch.tensor([[-3.0, 1.0], [0.0, 2.0]])
+    scores = first_scores(weight, 0.5)
+    torch.testing.assert_close(scores, 0.5 * torch.tensor([[1.0, -1 / 3], [-1.0, 1 / 3]]))
+    assert torch.equal(first_scores(weight, 0.0), torch.zeros(2, 2))
+    assert first_scores(torch.zeros(2, 2), 1.0).isfinite().all()
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_without_a_step_it_prunes_by_magnitude(make_classifier, scope):
+    movement, magnitude = Movement(sparsity=0.6, scope=scope), Magnitude(sparsity=0.6)
+    model, expected = (
+        movement.finish(movement.prepare(make_classifier())),
+        magnitude.finish(make_classifier()),
+    )
+    same = [
+        torch.equal(model.get_submodule(name).weight, layer.weight)
+        for name, layer in expected.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    assert same
+    assert all(same) == (scope == "layer"), (
+        "all layers together are ranked by magnitudes relative to their layer's"
+    )
 
 
 def test_gradcheck_for_the_weight_in_double_precision():
@@ -177,6 +205,7 @@ def test_the_run_is_told_when_the_masks_have_settled():
         ({"warmup": 0.6, "cooldown": 0.4}, "leave steps between them, got 0.6 and 0.4"),
         ({"update_every": 0}, "update_every must be at least 1, got 0"),
         ({"learning_rate_factor": 0.0}, "learning_rate_factor must be above 0, got 0.0"),
+        ({"magnitude_prior": -0.5}, "magnitude_prior must be at least 0, got -0.5"),
     ],
 )
 def test_a_value_outside_its_range_is_refused_at_once(settings, message):
@@ -227,7 +256,8 @@ def test_soft_lets_layers_keep_different_shares_and_ends_with_exactly_the_sparsi
 def test_the_penalty_of_soft_is_the_mean_squashed_score_while_too_much_is_kept(
     make_classifier, make_batch, loss_of
 ):
-    movement, batch = Movement(variant="soft", penalty=3.0, sparsity=0.5), make_batch()
+    movement = Movement(variant="soft", penalty=3.0, sparsity=0.5, magnitude_prior=0.0)
+    batch = make_batch()
     model = movement.prepare(make_classifier()).train()
     loss, plain = movement.objective(loss_of), float(loss_of(model, batch))
     assert float(loss(model, batch)) == plain  # before the first step nothing is asked of the scores
