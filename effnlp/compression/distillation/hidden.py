@@ -53,7 +53,7 @@ class Hidden:
     projection for all layers.
 
     Args:
-        teacher: Folder of a finished run that kept its model; or a list of overrides of a run that is done first, on
+        teacher: Folder or record.json of a finished run that kept its model; or overrides of one that is done first, on
             the same task, once for all students. It reads the tokens that the student reads.
         alpha: Weight of the teacher's logits, in [0, 1].
         beta: Weight of its layers, at least 0.

@@ -31,7 +31,7 @@ class Lessons:
         pool_texts: How many texts have no label.
 
     Args:
-        teacher: Folder of a finished run, or overrides of a run that is done first; None: not named yet.
+        teacher: Folder or record.json of a finished run, or overrides of a run that is done first; None: not named yet.
         pool: File with texts without labels; None: no file.
         pool_size: Rows of the training split beyond ``task.train_size`` that are taken without their labels.
 

@@ -27,7 +27,7 @@ class Logits:
     label has the second part alone.
 
     Args:
-        teacher: Folder of a finished run that kept its model; or a list of overrides of a run that is done first, on
+        teacher: Folder or record.json of a finished run that kept its model; or overrides of one that is done first, on
             the same task, once for all students.
         alpha: Weight of the teacher, in [0, 1]; 0 is the training without one.
         temperature: T, above 0, by which logits are divided before the softmax.

@@ -73,7 +73,7 @@ class MobileBERT:
     each, and its embeddings are learned with the first layer, not copied.
 
     Args:
-        teacher: Folder of a finished run that kept its model; or a list of overrides of a run that is done first, on
+        teacher: Folder or record.json of a finished run that kept its model; or overrides of one that is done first, on
             the same task, once for all students. It reads the tokens that the student reads, with as many heads.
         alpha: Weight of the teacher's logits, in [0, 1]; the rest is for the labels.
         temperature: T, above 0, by which logits are divided before the softmax.

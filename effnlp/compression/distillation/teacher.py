@@ -116,11 +116,13 @@ def _without_lengths(backend: Any) -> str:
 
 
 def load_teacher(folder: Path) -> Teacher:
-    """The teacher in the folder of a run.
+    """The teacher in the folder of a run, which its record may stand for.
 
     Raises:
         ValueError: If it is not the folder of a completed run that kept its model.
     """
+    if folder.name == "record.json":
+        folder = folder.parent
     try:
         record = Record.load(folder)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -142,7 +144,7 @@ def find_teacher(named: str | Sequence[str] | None, around: "Around") -> Teacher
     """The teacher that a config names, paid for.
 
     Args:
-        named: The folder of a run, or the overrides of one that is done first, on the student's task.
+        named: Folder or record.json of a run, or overrides of one that is done first, on the student's task.
 
     Raises:
         ValueError: If none is named, or it is no teacher.
@@ -159,7 +161,7 @@ def find_teacher(named: str | Sequence[str] | None, around: "Around") -> Teacher
         own = {unit: values.get(f"cost/total/own/{unit}") for unit in PAID}
         around.reuse(f"teacher/{teacher.digest}", {unit: cost for unit, cost in own.items() if cost})
     said = {key: identity.get(key) for key in ("config_hash", "seed_init", "seed_order", "overrides", "task")}
-    around.note("distillation/teacher", {**said, "folder": str(folder), "sha256": teacher.digest})
+    around.note("distillation/teacher", {**said, "folder": str(teacher.folder), "sha256": teacher.digest})
     return teacher
 
 

@@ -48,7 +48,7 @@ class TinyBERT:
     pre-training of the student takes its place) nor augmentation (a pool does), and padding counts nowhere.
 
     Args:
-        teacher: Folder of a finished run that kept its model; or a list of overrides of a run that is done first, on
+        teacher: Folder or record.json of a finished run that kept its model; or overrides of one that is done first, on
             the same task, once for all students. It reads the tokens that the student reads, with as many heads.
         alpha: Weight of the teacher's logits, in [0, 1]; the rest is for the labels. The paper's is 1.
         temperature: T, above 0, by which logits are divided before the softmax.

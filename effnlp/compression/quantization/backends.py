@@ -17,6 +17,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any, ClassVar
 
@@ -93,9 +94,17 @@ def version_of(name: str) -> str:
 
 
 def packed_products_are_exact(name: str = "torch") -> bool:
-    """Whether a back-end works here and sums up without saturating, as x86 before VNNI does in 16 bits."""
+    """Whether a back-end works here and sums up without saturating, as x86 before VNNI does in 16 bits.
+
+    It is tried in a thread of its own: the first to ask may be a layer whose operators are being counted or recorded.
+    """
     if name == "torch" and "fbgemm" not in torch.backends.quantized.supported_engines:
         return False
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(_is_exact, name).result()
+
+
+def _is_exact(name: str) -> bool:
     left = torch.full((32, 64), 127, dtype=torch.int8)
     try:
         found = make_packed(name).product(left.float(), -left, torch.ones(len(left)))

@@ -44,6 +44,8 @@ def test_a_student_learns_from_the_model_of_a_run_and_from_texts_without_labels(
         assert record.values[f"cost/total/amortised/{unit}"] >= paid > 0
     assert record.values["cost/compression/own/flops"] > 0, "asking the teacher is work"
     digest = load_teacher(teacher.folder).digest
+    by_record = load_teacher(teacher.folder / "record.json")
+    assert (by_record.digest, by_record.folder) == (digest, teacher.folder)
     assert record.notes["distillation/teacher"]["sha256"] == digest
     plain = Deployed.load(teacher.folder / "deployed.pt").model.state_dict()
     student = Deployed.load(tmp_path / "student" / "deployed.pt").model.state_dict()

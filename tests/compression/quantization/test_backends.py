@@ -304,3 +304,13 @@ def test_a_pretrained_model_answers_as_by_the_reference(minilm):
         torch.testing.assert_close(
             by_torch, model(batch), rtol=0, atol=0.05
         )  # export_tolerance, for its reason
+
+
+@pytest.mark.parametrize("name", ["torch", "onnxruntime"], indirect=True)
+def test_trying_a_back_end_is_no_work_of_the_layer_that_asks(name):
+    tried = []
+    counted = count_flops(lambda: tried.append(backends.packed_products_are_exact(name)))
+    assert tried == [True]
+    assert counted.flops == 0
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert backends.packed_products_are_exact(name)
