@@ -161,7 +161,7 @@ def _minilm_choice() -> Any:
 
 @pytest.fixture
 def minilm(_minilm_choice: Any) -> Any:
-    """A fresh MiniLM classifier for two classes, and a way to make batches of texts for it."""
+    """A fresh MiniLM classifier for two classes, its tokenizer, and a way to make batches of texts for it."""
     import pandas as pd
 
     tokenizer = _minilm_choice.tokenizer(pd.DataFrame({"text": ["a text"], "label": [0]}))
@@ -173,7 +173,10 @@ def minilm(_minilm_choice: Any) -> Any:
         return {**made, "labels": torch.tensor(labels)} if labels else made
 
     return SimpleNamespace(
-        model=model, batch=batch, build=lambda classes=2: _minilm_choice.build(tokenizer, classes)
+        model=model,
+        tokenizer=tokenizer,
+        batch=batch,
+        build=lambda classes=2: _minilm_choice.build(tokenizer, classes),
     )
 
 

@@ -86,10 +86,10 @@ def test_a_text_that_leaves_no_room_is_cut_and_the_sentence_is_not(asked):
 
 
 def test_the_second_text_of_a_pair_has_its_type_where_the_model_knows_types(minilm):
-    sentences = Sentences(minilm.build.args[0], ["It was bad.", "It was good."])
+    sentences = Sentences(minilm.tokenizer, ["It was bad.", "It was good."])
     batch = minilm.batch(["a lovely film", "dull"])
     given = sentences.after(batch, max_length=32)
-    native = minilm.build.args[0].encode(["a lovely film"], ["It was good."]).batch([0])
+    native = minilm.tokenizer.encode(["a lovely film"], ["It was good."]).batch([0])
     length = native["input_ids"].shape[1]
     for name in ("input_ids", "token_type_ids"):
         assert torch.equal(given[name][1, :length], native[name][0]), name
