@@ -106,20 +106,27 @@ def integer_products() -> Iterator[Finding]:
     from effnlp.compression.quantization.backends import (
         NAMES,
         OWN,
-        available,
+        SEVEN_BITS,
+        has,
         times_as_fast,
         version_of,
         why_not,
     )
 
     flags = ", ".join(_dot_products_of_int8(Path("/proc/cpuinfo"))) or "no int8 dot products that it tells of"
-    ratios = times_as_fast() if available() else {}
+
+    def speed(ratio: float) -> str:
+        return f"{ratio:.1f} times as fast as float32 just now, one layer of 256 × 384 → 1536"
+
+    ratios = times_as_fast()
     for name in NAMES:
         if name in ratios:
-            speed = f"{ratios[name]:.1f} times as fast as float32 just now, one layer of 256 × 384 → 1536"
-            yield f"int8 by {name}", "ok", f"{speed}; {version_of(name)}; {flags}"
+            yield f"int8 by {name}", "ok", f"{speed(ratios[name])}; {version_of(name)}; {flags}"
         else:
             yield f"int8 by {name}", "no" if name in OWN else "-", f"{why_not(name)}; {flags}"
+    if not has("torch") and has("torch", SEVEN_BITS):
+        ratio = times_as_fast(names=("torch",), largest=SEVEN_BITS)["torch"]
+        yield "int8 by torch, 7 bits", "ok", f"{speed(ratio)}; compression.quantization.activation_bits=7"
 
 
 def half_precision() -> Iterator[Finding]:

@@ -43,12 +43,26 @@ def test_a_failing_probe_is_a_row_and_not_the_end():
 def test_it_says_how_fast_each_exact_back_end_of_quantized_layers_is_and_which_are_not(monkeypatch):
     monkeypatch.setattr(backends, "NAMES", backends.NAMES[:3])  # the fourth compiles first
     rows = {what: (state, found) for what, state, found in doctor.integer_products()}
-    assert set(rows) == {f"int8 by {name}" for name in backends.NAMES}
+    assert {f"int8 by {name}" for name in backends.NAMES} == set(rows) - {"int8 by torch, 7 bits"}
     for name in backends.available():
         state, found = rows[f"int8 by {name}"]
         assert state == "ok"
         assert "times as fast as float32" in found
         assert backends.version_of(name) in found
+
+
+@pytest.mark.skipif(not backends.has("torch", backends.SEVEN_BITS), reason="fbgemm is not there")
+def test_where_eight_bits_saturate_it_says_how_fast_seven_are(monkeypatch):
+    monkeypatch.setattr(backends, "NAMES", ("torch",))
+    is_exact = backends.has
+    monkeypatch.setattr(
+        backends, "has", lambda name, largest=127: largest == backends.SEVEN_BITS and is_exact(name, largest)
+    )
+    rows = {what: (state, found) for what, state, found in doctor.integer_products()}
+    state, found = rows["int8 by torch, 7 bits"]
+    assert state == "ok"
+    assert "times as fast as float32" in found
+    assert "compression.quantization.activation_bits=7" in found
 
 
 def test_a_back_end_that_is_not_there_is_told_and_not_timed(monkeypatch):
@@ -58,7 +72,7 @@ def test_a_back_end_that_is_not_there_is_told_and_not_timed(monkeypatch):
         "torchao": "needs it",
     }
     monkeypatch.setattr(backends, "why_not", lacks.get)
-    monkeypatch.setattr(backends, "has", lambda name: name not in lacks)
+    monkeypatch.setattr(backends, "has", lambda name, largest=127: name not in lacks)
     rows = [(what, state, found.partition(";")[0]) for what, state, found in doctor.integer_products()]
     assert rows[0][:2] == ("int8 by reference", "ok")
     states = {"torch": "no", "onnxruntime": "-", "torchao": "-"}

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from effnlp.compression.quantization.backends import ZERO_POINT, PackedProduct
+from effnlp.compression.quantization.backends import PackedProduct
 
 _SESSIONS: WeakValueDictionary[int, Any] = WeakValueDictionary()
 _KEYS = itertools.count()
@@ -24,13 +24,13 @@ def missing() -> str | None:
 
 
 class Product(PackedProduct):
-    """A session whose graph multiplies uint8, shifted up by 128, by int8, and turns the sums into floats."""
+    """A session whose graph multiplies uint8, what is shifted up, by int8, and turns the sums into floats."""
 
     name = "onnxruntime"
 
     def pack(self, integers: Tensor, scales: Tensor, bias: Tensor | None) -> Any:
         """The number under which the session is found, and the session, which lives as long as the layer."""
-        key, session = next(_KEYS), make_session(integers, scales, bias)
+        key, session = next(_KEYS), make_session(integers, scales, bias, self.zero_point)
         _SESSIONS[key] = session
         return key, session
 
@@ -39,11 +39,11 @@ class Product(PackedProduct):
         key, session = packed
         if not len(numbers):
             return numbers.new_zeros(0, session.get_outputs()[0].shape[1])
-        out: Tensor = torch.ops.effnlp.int8_by_onnxruntime(numbers, key)
+        out: Tensor = torch.ops.effnlp.int8_by_onnxruntime(numbers, key, self.zero_point)
         return out
 
 
-def make_session(integers: Tensor, scales: Tensor, bias: Tensor | None) -> Any:
+def make_session(integers: Tensor, scales: Tensor, bias: Tensor | None, zero_point: int) -> Any:
     """Weights (O, I), their scales (O,) and a bias (O,) as a session that has as many threads as torch."""
     import onnxruntime
     from onnx import TensorProto, checker, helper, numpy_helper
@@ -58,7 +58,7 @@ def make_session(integers: Tensor, scales: Tensor, bias: Tensor | None) -> Any:
     if bias is not None:
         constants["bias"] = bias.float()
         nodes.append(helper.make_node("Add", ["product", "bias"], ["biased"]))
-    zero = helper.make_tensor("zero", TensorProto.UINT8, [], [ZERO_POINT])
+    zero = helper.make_tensor("zero", TensorProto.UINT8, [], [zero_point])
     graph = helper.make_graph(
         nodes,
         "int8",
@@ -84,7 +84,7 @@ def make_session(integers: Tensor, scales: Tensor, bias: Tensor | None) -> Any:
 
 
 @torch.library.custom_op("effnlp::int8_by_onnxruntime", mutates_args=())
-def int8_by_onnxruntime(numbers: Tensor, key: int) -> Tensor:
-    """Float (R, I), integers from -127 to 127, to what the session gives for them, (R, O)."""
-    shifted = numbers.add(ZERO_POINT).to(torch.uint8)
+def int8_by_onnxruntime(numbers: Tensor, key: int, zero_point: int) -> Tensor:
+    """Float (R, I), integers from ``-zero_point`` on, to what the session gives for them, (R, O)."""
+    shifted = numbers.add(zero_point).to(torch.uint8)
     return torch.from_numpy(_SESSIONS[key].run(None, {"numbers": shifted.numpy()})[0])

@@ -71,6 +71,6 @@ def compiled() -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
 
 @torch.library.custom_op("effnlp::int8_by_torchao", mutates_args=())
 def int8_by_torchao(numbers: Tensor, weights: Tensor, scales: Tensor, offsets: Tensor) -> Tensor:
-    """Float (R, I), integers from -127 to 127, by weights (I, O), times scales (O,), and the offsets (O,)."""
+    """Float (R, I), integers of 8 bits, by weights (I, O), times scales (O,), and the offsets (O,)."""
     with torch.no_grad():
         return compiled()(numbers, weights, scales, offsets)

@@ -21,17 +21,18 @@ from effnlp.model.surgery import encoder_layers, replace_layers
 LARGEST = 127  # -128 stays unused: the range is symmetric
 
 
-def quantize_rows(values: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(values: Tensor, largest: int = LARGEST) -> tuple[Tensor, Tensor]:
     """Round each row to the nearest of 255 evenly spaced numbers.
 
     Args:
         values: (R, C) float.
+        largest: What the largest magnitude of a row becomes; there are ``2 * largest + 1`` numbers.
 
     Returns:
         int8 (R, C), and the scales (R, 1) in the type of ``values``: ``integers * scales`` is near
         ``values``, at most half a scale away. A row of zeros has the smallest scale there is.
     """
-    scales = values.abs().amax(1, keepdim=True).div_(LARGEST)  # (R, 1)
+    scales = values.abs().amax(1, keepdim=True).div_(largest)  # (R, 1)
     scales.clamp_min_(torch.finfo(values.dtype).tiny)
     return torch.div(values, scales).round_().to(torch.int8), scales
 

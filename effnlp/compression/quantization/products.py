@@ -22,6 +22,9 @@ class DynamicInt8Linear(nn.Module):
 
     Weights have one scale an output channel. Activations have one scale a row, found when they come, so that
     the result for a token does not depend on the other tokens of the batch. There is no gradient.
+
+    Args:
+        largest: What the largest activation of a row becomes, at most 127.
     """
 
     export_tolerance = 0.05
@@ -33,9 +36,9 @@ class DynamicInt8Linear(nn.Module):
     packed: PackedProduct | None = None
     """Set by :func:`effnlp.compression.quantization.backends.use_backend`."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, largest: int = LARGEST) -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.in_features, self.out_features, self.largest = linear.in_features, linear.out_features, largest
         integers, scales = quantize_rows(linear.weight.detach().float())
         self.register_buffer("integers", integers)  # (O, I)
         self.register_buffer("scales", scales.squeeze(1))  # (O,)
@@ -59,7 +62,7 @@ class DynamicInt8Linear(nn.Module):
         return _AllAtOnce(self)
 
     def _by_packed(self, packed: PackedProduct, rows: Tensor) -> Tensor:
-        numbers, scales = round_rows(rows)
+        numbers, scales = round_rows(rows, self.largest)
         return self._scale(packed.product(numbers, self.integers, self.scales), scales)
 
     def _scale(self, out: Tensor, scales: Tensor) -> Tensor:
@@ -67,15 +70,15 @@ class DynamicInt8Linear(nn.Module):
         return out.mul_(scales) if self.bias is None else torch.addcmul(self.bias, out, scales, out=out)
 
     def _fill(self, out: Tensor, rows: Tensor) -> None:
-        integers, scales = quantize_rows(rows)
+        integers, scales = quantize_rows(rows, self.largest)
         out.copy_(integer_product(integers, self.integers)).mul_(self.scales)
         self._scale(out, scales)
 
 
-def round_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+def round_rows(rows: Tensor, to_largest: int = LARGEST) -> tuple[Tensor, Tensor]:
     """The integers of :func:`quantize_rows` as floats (R, I), and the scales (R, 1), in fewer passes."""
     largest = torch.maximum(rows.amax(1, keepdim=True), rows.amin(1, keepdim=True).neg_())
-    scales = largest.div_(LARGEST).clamp_min_(torch.finfo(rows.dtype).tiny)  # (R, 1)
+    scales = largest.div_(to_largest).clamp_min_(torch.finfo(rows.dtype).tiny)  # (R, 1)
     return torch.div(rows, scales).round_(), scales
 
 
@@ -89,7 +92,7 @@ class _AllAtOnce(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, I) to (…, O)."""
         rows = x.reshape(-1, self.layer.in_features).float()  # (R, I)
-        integers, scales = quantize_rows(rows)
+        integers, scales = quantize_rows(rows, self.layer.largest)
         out = integer_product(integers, self.layer.integers) * self.layer.scales  # (R, O)
         bias = self.layer.bias
         out = out * scales if bias is None else torch.addcmul(bias, out, scales)
@@ -111,6 +114,7 @@ class StaticInt8Linear(nn.Module):
     integers: Tensor
     scales: Tensor
     input_scale: Tensor
+    largest = LARGEST
     packed: PackedProduct | None = None
     """Set by :func:`effnlp.compression.quantization.backends.use_backend`."""
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from effnlp.compression.quantization import backends
 from effnlp.compression.quantization.backends import (
+    SEVEN_BITS,
     PackedWeights,
     check_backend,
     in_use,
@@ -178,7 +179,7 @@ def test_a_model_from_elsewhere_is_computed_by_the_reference_where_the_kernel_is
 ):
     model, batch = quantize_dynamically(make_classifier(), backend="torch").eval(), make_batch()
     expected = quantize_dynamically(make_classifier(), backend="reference").eval()(batch)
-    monkeypatch.setattr(backends, "has", lambda name: name == "reference")
+    monkeypatch.setattr(backends, "has", lambda name, largest=127: name == "reference")
     backends._tell_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert torch.equal(model(batch), expected)
@@ -226,7 +227,7 @@ def test_a_back_end_that_is_not_there_is_refused_with_those_that_are(make_classi
     finally:
         backends.has.cache_clear()
     monkeypatch.undo()
-    monkeypatch.setattr(backends, "packed_products_are_exact", lambda name="torch": False)
+    monkeypatch.setattr(backends, "packed_products_are_exact", lambda name="torch", largest=127: False)
     backends.has.cache_clear()
     try:
         with pytest.raises(
@@ -241,7 +242,7 @@ def test_a_back_end_that_is_not_there_is_refused_with_those_that_are(make_classi
 
 
 def has_only(monkeypatch, *names):
-    monkeypatch.setattr(backends, "has", lambda name: name in names)
+    monkeypatch.setattr(backends, "has", lambda name, largest=127: name in names)
 
 
 @pytest.mark.parametrize(
@@ -269,6 +270,61 @@ def test_where_the_reference_multiplies_floats_few_rows_are_computed_by_the_back
     use_backend(layer, "onnxruntime")
     operators = set(count_flops(lambda: layer(torch.randn(5, 8))).by_operator)
     assert (OPERATORS["onnxruntime"] in operators) == (used == "onnxruntime")
+
+
+needs_fbgemm = pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="fbgemm is not there"
+)
+
+
+@needs_fbgemm
+def test_activations_of_seven_bits_have_exact_products_of_torch_on_every_processor():
+    assert backends.has("torch", SEVEN_BITS)
+    numbers = torch.randint(-SEVEN_BITS, SEVEN_BITS + 1, (40, 3000))
+    numbers[0], numbers[1] = SEVEN_BITS, -SEVEN_BITS
+    weights = torch.randint(-127, 128, (9, 3000), dtype=torch.int8)
+    weights[0], weights[1] = 127, -127
+    found = make_packed("torch", SEVEN_BITS).product(numbers.float(), weights, torch.ones(9))
+    assert torch.equal(found, (numbers @ weights.long().t()).float())
+
+
+@pytest.mark.parametrize("name", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("rows", [1, 300])
+def test_the_packed_product_of_seven_bits_agrees_with_the_reference_and_a_copy_has_as_many(name, rows):
+    if why := backends.why_not(name, SEVEN_BITS):
+        pytest.skip(f"{name} {why}")
+    torch.manual_seed(0)
+    layer, x = DynamicInt8Linear(nn.Linear(64, 48), SEVEN_BITS), torch.randn(rows, 64)
+    expected = layer(x)
+    use_backend(layer, name)
+    assert in_use(layer) == {name: 1}
+    for each in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(each(x), expected)
+        assert each.packed.largest == SEVEN_BITS
+
+
+def test_auto_takes_the_product_of_torch_for_seven_bits_where_it_is_exact_for_these_alone(
+    monkeypatch, make_classifier
+):
+    monkeypatch.setattr(backends, "has", lambda name, largest=127: name != "torch" or largest == SEVEN_BITS)
+    for bits, chosen in ((7, "torch"), (8, "onnxruntime")):
+        model = quantize_dynamically(make_classifier(), activation_bits=bits)
+        assert model.applied["compression/quantization"][f"layers_by_{chosen}"] == 18
+
+
+def test_where_eight_bits_saturate_the_refusal_names_seven(monkeypatch):
+    monkeypatch.setattr(
+        backends, "packed_products_are_exact", lambda name="torch", largest=127: largest == SEVEN_BITS
+    )
+    backends.has.cache_clear()
+    try:
+        with pytest.raises(
+            ValueError, match="'torch' is not exact on this machine; for activation_bits=7 it is"
+        ):
+            Int8Dynamic(backend="torch")
+        assert Int8Dynamic(backend="torch", activation_bits=7).backend == "torch"
+    finally:
+        backends.has.cache_clear()
 
 
 @needs_packed

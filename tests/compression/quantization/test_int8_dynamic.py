@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from effnlp.compression.quantization.int8_dynamic import quantize_dynamically
+from effnlp.compression.quantization.int8_dynamic import Int8Dynamic, quantize_dynamically
 from effnlp.compression.quantization.integer import quantize_rows
 from effnlp.compression.quantization.products import ROWS_AT_ONCE, DynamicInt8Linear
 from effnlp.model.classifier import count_params
+from effnlp.model.surgery import encoder_layers
 
 
 def stored_bytes(model):
@@ -16,13 +17,15 @@ def stored_bytes(model):
     return buffer.tell()
 
 
+@pytest.mark.parametrize("largest", [127, 63])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1, 5, ROWS_AT_ONCE, 2 * ROWS_AT_ONCE + 3])
-def test_a_layer_equals_the_slow_reference(rows, bias):
+def test_a_layer_equals_the_slow_reference(rows, bias, largest):
     torch.manual_seed(rows)
     linear, x = nn.Linear(48, 20, bias=bias), torch.randn(rows, 48) * torch.rand(rows, 1) * 10
-    layer = DynamicInt8Linear(linear)
-    integers, scales = quantize_rows(x)
+    layer = DynamicInt8Linear(linear, largest)
+    integers, scales = quantize_rows(x, largest)
+    assert integers.max() == largest or integers.min() == -largest
     weights, weight_scales = quantize_rows(linear.weight.detach())
     total = integers.long() @ weights.long().t()
     expected = total.double() * scales.double() * weight_scales.double().t()
@@ -48,10 +51,23 @@ def test_a_text_gets_the_same_logits_alone_and_in_a_batch_with_padding(make_clas
 
 
 def test_signal_stays_far_above_noise(make_classifier, make_batch):
-    batch, model = make_batch(32), make_classifier()
-    logits = model(batch)
-    noise = quantize_dynamically(model)(batch) - logits
-    assert logits.square().mean() / noise.square().mean() > 10**3  # 30 dB
+    batch, logits = make_batch(32), make_classifier()(make_batch(32))
+    noises = {
+        bits: quantize_dynamically(make_classifier(), activation_bits=bits)(batch) - logits for bits in (8, 7)
+    }
+    powers = {bits: float(noise.detach().square().mean()) for bits, noise in noises.items()}
+    assert logits.square().mean() / powers[8] > 10**3  # 30 dB
+    assert 1 < powers[7] / powers[8] < 4  # one bit less: 6 dB more noise, and that of weights is as before
+
+
+def test_other_bits_are_refused_before_anything_is_changed(make_classifier):
+    model = make_classifier()
+    for bits in (6, 9):
+        with pytest.raises(ValueError, match=f"activation_bits must be 7 or 8, got {bits}"):
+            Int8Dynamic(activation_bits=bits)
+        with pytest.raises(ValueError, match=f"activation_bits must be 7 or 8, got {bits}"):
+            quantize_dynamically(model, activation_bits=bits)
+    assert len(encoder_layers(model, nn.Linear)) == 18
 
 
 @pytest.mark.parametrize("embeddings", [True, False])
