@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from effnlp.reproduce.result import Checked
 from effnlp.reproduce.table import Table, header, ours_text, paper_text, raised
-from effnlp.reproduce.words import estimate_in_words, rule_in_words, set_in_words
+from effnlp.reproduce.words import estimate_in_words, pilots_once, rule_in_words, set_in_words
 
 
 def markdown_table(table: Table) -> str:
@@ -37,7 +37,7 @@ def markdown_table(table: Table) -> str:
 def markdown_claims(claims: Sequence[Checked]) -> str:
     """A list: verdict, sentence, estimate with its interval, rule; empty for none."""
     lines = []
-    for claim in claims:
+    for claim in pilots_once(claims):
         lines.append(f"- **{claim.finding.verdict}**: {escaped(claim.says)}")
         found = estimate_in_words(claim)
         rule = rule_in_words(claim)

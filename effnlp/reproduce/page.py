@@ -18,6 +18,7 @@ from effnlp.reproduce.words import (
     layer_in_words,
     machine_in_words,
     moment,
+    pilots_once,
     rule_in_words,
     spent_in_words,
 )
@@ -78,7 +79,7 @@ def _layer(
         "table": _table(table),
         "figures": [(number, _alternative(drawn[number])) for number in range(first, len(drawn))],
         "caption": caption(shown),
-        "claims": [_claim(claim) for claim in result.claims],
+        "claims": [_claim(claim) for claim in pilots_once(result.claims)],
         "counts": counted(result.claims),
         "holes": len(result.holes),
         "spent": spent_in_words(result.spent),

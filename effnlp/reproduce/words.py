@@ -3,7 +3,8 @@
 import datetime
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from effnlp.report.units import human
@@ -122,6 +123,15 @@ def _said(value: Any) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def pilots_once(claims: Sequence[Checked]) -> Iterator[Checked]:
+    """The claims for a reader of all of them: a pilot that the claim before had, too, is not said again."""
+    before = None
+    for claim in claims:
+        is_same = claim.pilot is not None and claim.pilot == before
+        before = claim.pilot
+        yield replace(claim, pilot="as above") if is_same else claim
 
 
 def set_in_words(checked: Checked) -> str:

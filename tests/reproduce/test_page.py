@@ -6,10 +6,12 @@ from html.parser import HTMLParser
 
 import pytest
 
+from effnlp.reproduce.markdown import markdown_claims
 from effnlp.reproduce.outputs import write
 from effnlp.reproduce.page import bounds, gauge, render
-from effnlp.reproduce.result import VERDICTS, Checked, Finding
+from effnlp.reproduce.result import HOLDS, VERDICTS, Checked, Finding
 from effnlp.reproduce.table import ours_text, tabulate
+from effnlp.reproduce.words import pilots_once
 
 PROGRAMS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
 FLAGS = ("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "hide-scrollbars", "no-first-run")
@@ -49,6 +51,24 @@ class Page(HTMLParser):
 @pytest.fixture
 def found(experiment, small, analytic):
     return [(experiment, analytic, []), (experiment, small, ["LoRA, SST-2 moved from 91.0 to 92.2"])]
+
+
+def test_a_pilot_of_several_claims_is_said_once(experiment, small):
+    claims = [
+        Checked(name, f"{name} is so.", "ratio", {"of": "a", "to": "b"}, Finding(HOLDS), "2026-11-22", pilot)
+        for name, pilot in [
+            ("one", "3 seeds"),
+            ("two", "3 seeds"),
+            ("three", "none"),
+            ("four", None),
+            ("five", None),
+        ]
+    ]
+    assert [claim.pilot for claim in pilots_once(claims)] == ["3 seeds", "as above", "none", None, None]
+    assert markdown_claims(claims).count("pilot: 3 seeds") == 1
+    words = Page(render([(experiment, replace(small, claims=claims), [])])).words
+    assert words.count("Pilot: 3 seeds") == 1
+    assert words.count("Pilot: as above") == 1
 
 
 @pytest.fixture
