@@ -3,6 +3,7 @@
 Legend: I width in, O width out, R rows (the tokens of all texts of a batch).
 """
 
+import functools
 import importlib.util
 import itertools
 from typing import Any
@@ -74,13 +75,26 @@ def make_session(integers: Tensor, scales: Tensor, bias: Tensor | None, zero_poi
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     checker.check_model(model)
+    share_memory()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # Every layer is a session: with memory of their own, for each length of texts, all would keep what one needs.
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    options.enable_mem_pattern = False
     # Without it sums of int8 saturate on processors without VNNI.
     options.add_session_config_entry("session.x64quantprecision", "1")
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
+
+
+@functools.cache
+def share_memory() -> None:
+    """Make one place for this process from which sessions that say so take their memory."""
+    import onnxruntime
+
+    kind, use = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    onnxruntime.create_and_register_allocator(onnxruntime.OrtMemoryInfo("Cpu", kind, 0, use), None)
 
 
 @torch.library.custom_op("effnlp::int8_by_onnxruntime", mutates_args=())

@@ -4,7 +4,9 @@ import copy
 import importlib.util
 import io
 import logging
+import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,6 +110,23 @@ def test_its_sums_are_exact_at_the_ends_of_the_range_and_the_smallest_number_is_
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="ONNX Runtime is not installed")
 def test_onnxruntime_is_exact_on_every_processor():
     assert backends.why_not("onnxruntime") is None
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="ONNX Runtime is not installed")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_layers_of_onnxruntime_share_what_they_compute_in():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    layers = [DynamicInt8Linear(nn.Linear(16, 4096)) for _ in range(24)]
+    one_answer = 1024 * 4096 * 4  # bytes
+    for layer in layers:
+        use_backend(layer, "onnxruntime")
+        layer(torch.randn(1, 16))
+    before = resident()
+    for layer in layers:
+        layer(torch.randn(1024, 16))
+    assert resident() - before < len(layers) / 2 * one_answer
 
 
 @each_packed
