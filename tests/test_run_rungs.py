@@ -27,7 +27,10 @@ MODELS = {
     "movement": ["model=backbone", "compression/pruning=movement", "compression.pruning.update_every=1"],
     "deebert": ["model=backbone", "compression/early_exit=deebert", "compression.early_exit.threshold=1.0"],
 }
-every_model = pytest.mark.parametrize("name", MODELS)
+FAST = ("lora_int8", "movement", "deebert")
+every_model = pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
 
 
 class Search:
@@ -176,7 +179,14 @@ def test_a_look_touches_nothing_of_the_training(name, go, monkeypatch):
 # What is shown
 
 
-@pytest.mark.parametrize("name", ["full", "lora_int8", "magnitude", "movement"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lora_int8",
+        "movement",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "magnitude")),
+    ],
+)
 def test_the_cost_shown_is_that_of_the_finished_model(name, go):
     search = Search()
     record = go(*MODELS[name], rungs=search.on())

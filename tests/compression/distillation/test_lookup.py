@@ -169,7 +169,13 @@ def test_a_full_disk_is_said_before_the_teacher_reads(make_teacher, examples, ar
         look(make_teacher(), examples, wanted_by(Hidden()), around, "teacher")
 
 
-@pytest.mark.parametrize("name", ["hidden", "tinybert", "minilm", "mobilebert"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tinybert",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("hidden", "minilm", "mobilebert")),
+    ],
+)
 def test_a_run_looks_at_its_teacher_once(run_tiny, tmp_path, monkeypatch, name):
     small = ["model=backbone"]
     teacher = run_tiny(*small, folder=tmp_path / "teacher")
